@@ -1,0 +1,67 @@
+"""Writes the answers of any seq2seq or causal model to a list of sources, batched."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def is_seq2seq(model: PreTrainedModel) -> bool:
+    """Whether `generate()` returns the answer alone (encoder-decoder models and YAN), not the prompt before it."""
+    return model.config.is_encoder_decoder or model.config.model_type == "yan"
+
+
+def iterate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    *,
+    batch_size: int = 32,
+    max_source_length: int | None = None,
+    progress: str | None = None,
+    target_lengths: Sequence[int] | None = None,
+    **generate_kwargs,
+) -> Iterator[list[str]]:
+    """
+    Yields the answers batch by batch, in order.
+
+    Args:
+        model: a seq2seq model, a causal model (its prompt is cut off) or YAN.
+        tokenizer: the model's; causal models are padded on the left.
+        sources: texts to answer.
+        max_source_length: cuts sources, in tokens; the tokenizer's limit by default.
+        progress: label of a progress bar; none by default.
+        target_lengths: YAN only, the length of each answer in tokens, EOS included (the oracle setting).
+        **generate_kwargs: handed to `generate()`.
+    """
+    side = "right" if is_seq2seq(model) else "left"
+    starts = range(0, len(sources), batch_size)
+    for start in tqdm(starts, desc=progress, disable=progress is None):
+        batch = tokenizer(
+            list(sources[start : start + batch_size]),
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
+            max_length=max_source_length,
+            padding_side=side,
+        ).to(model.device)
+        if target_lengths is not None:
+            generate_kwargs["target_lengths"] = torch.tensor(target_lengths[start : start + batch_size])
+        with torch.no_grad():
+            ids = model.generate(**batch, **generate_kwargs)
+        if not is_seq2seq(model):
+            ids = ids[:, batch["input_ids"].shape[1] :]
+        yield [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def generate_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], **options
+) -> list[str]:
+    """All answers of `iterate_answers`, in evaluation mode; the model's mode is restored."""
+    was_training = model.training
+    model.eval()
+    try:
+        return [text for batch in iterate_answers(model, tokenizer, sources, **options) for text in batch]
+    finally:
+        model.train(was_training)

@@ -1,0 +1,160 @@
+"""
+Source-target tasks as data: a YAML file says which columns of a data set make the source and the target.
+
+    task = Task.load("squad")                       # configuration/tasks/squad.yaml, or a path
+    rows = task.build(load_dataset("squad")["train"])   # columns: source, target, references
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+from datasets import Dataset, DatasetDict, load_dataset
+
+from modeling_yan.training.resources import configuration_path
+
+METRICS = ("bleu", "rouge", "exact_match")
+
+
+def _sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?])\s+", text.strip())
+
+
+def _mask_sentence(values: list[str], *, mask_token: str, index: int) -> str:
+    sentences = _sentences(values[0])
+    if index >= len(sentences):
+        raise ValueError(f"the text has {len(sentences)} sentences, none at index {index}")
+    return " ".join([*sentences[:index], mask_token, *sentences[index + 1 :]])
+
+
+# Each takes the column's values as a list and the YAML options by keyword.
+DERIVED_COLUMNS: dict[str, Callable] = {
+    "first": lambda values, **_: values[0],
+    "shortest": lambda values, **_: min(values, key=len),
+    "all": lambda values, **_: list(values),
+    "join": lambda values, **_: " ".join(values),
+    "label": lambda values, *, names, **_: f"{values[0]} {names[int(values[0])]}",
+    "last_word": lambda values, **_: values[0].split()[-1],
+    "without_last_word": lambda values, **_: values[0].rsplit(maxsplit=1)[0],
+    "mask_sentence": lambda values, *, mask_token, index: _mask_sentence(values, mask_token=mask_token, index=index),
+}
+
+
+def _lookup(row: dict, dotted: str):
+    value = row
+    for key in dotted.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise ValueError(f"column {dotted!r} is not in the data; it has {sorted(row)}")
+        value = value[key]
+    return value
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    A data set read as source-target pairs.
+
+    Args:
+        dataset: name of the data set, as given to `datasets.load_dataset`.
+        source, target: format strings over the columns, the derived columns and `mask_token`.
+        derive: derived columns, `name -> {function, column | columns, **options}`; functions: `DERIVED_COLUMNS`.
+        references: a derived column holding all acceptable targets of a row; by default the target alone.
+        max_source_length, max_target_length: in tokens, special tokens included.
+        metric: "bleu", "rouge" or "exact_match", the one that chooses the best checkpoint.
+    """
+
+    name: str
+    dataset: str
+    source: str
+    target: str
+    derive: dict[str, dict] = field(default_factory=dict)
+    references: str | None = None
+    max_source_length: int = 512
+    max_target_length: int = 128
+    metric: str = "rouge"
+
+    @classmethod
+    def load(cls, name_or_path: str) -> "Task":
+        """Reads `configuration/tasks/<name>.yaml` or the file at a path; unknown keys and functions raise."""
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            path = configuration_path("tasks", f"{name_or_path}.yaml")
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        known = {f.name for f in fields(cls)} - {"name"}
+        unknown = set(options) - known
+        if unknown:
+            raise ValueError(f"{path.name}: unknown keys {sorted(unknown)}; known are {sorted(known)}")
+        task = cls(name=path.stem, **options)
+        if task.metric not in METRICS:
+            raise ValueError(f"{path.name}: metric {task.metric!r} is not one of {METRICS}")
+        for column, options in task.derive.items():
+            if options.get("function") not in DERIVED_COLUMNS:
+                raise ValueError(
+                    f"{path.name}: {column} has function {options.get('function')!r}; known are {sorted(DERIVED_COLUMNS)}"
+                )
+        return task
+
+    def render(self, row: dict, mask_token: str = "<mask>") -> dict:
+        """One row of the data set -> `{"source": str, "target": str, "references": [str, …]}`."""
+        columns = {**row, "mask_token": mask_token}
+        for name, options in self.derive.items():
+            options = dict(options)
+            function = DERIVED_COLUMNS[options.pop("function")]
+            wanted = options.pop("columns", None)
+            value = [_lookup(row, c) for c in wanted] if wanted else _lookup(row, options.pop("column"))
+            values = value if isinstance(value, list) else [value]
+            if not values:
+                raise ValueError(f"nothing to derive {name!r} from: the column is an empty list")
+            columns[name] = function(values, mask_token=mask_token, **options)
+        try:
+            source, target = self.source.format(**columns), self.target.format(**columns)
+        except KeyError as error:
+            raise ValueError(f"task {self.name}: column {error} is not in the data; it has {sorted(row)}") from None
+        for side, text in (("source", source), ("target", target)):
+            if not text.strip():
+                raise ValueError(f"task {self.name}: the {side} of a row is empty: {row}")
+        return {
+            "source": source,
+            "target": target,
+            "references": columns[self.references] if self.references else [target],
+        }
+
+    def build(self, dataset: Dataset, mask_token: str = "<mask>") -> Dataset:
+        """A data set -> columns `source`, `target`, `references`. Errors name the row."""
+
+        def render(row: dict, index: int) -> dict:
+            try:
+                return self.render(row, mask_token)
+            except ValueError as error:
+                raise ValueError(f"row {index}: {error}") from None
+
+        return dataset.map(render, with_indices=True, remove_columns=dataset.column_names, desc=f"task {self.name}")
+
+
+def load_splits(dataset_name: str, task: Task, mask_token: str = "<mask>") -> DatasetDict:
+    """
+    Every split of a data set, read as a task.
+
+    Args:
+        dataset_name: a Hub name or a local folder, as `datasets.load_dataset` takes it.
+        task: how to read it.
+        mask_token: the tokenizer's mask token, put where a task masks text.
+
+    Raises:
+        ValueError: if the folder holds no data or the columns do not fit the task.
+    """
+    if os.path.isdir(dataset_name) and not any(Path(dataset_name).rglob("*.*")):
+        raise ValueError(f"dataset_name={dataset_name!r} is an empty folder")
+    return DatasetDict({name: task.build(split, mask_token) for name, split in load_dataset(dataset_name).items()})
+
+
+def group_references(dataset: Dataset) -> Dataset:
+    """Joins rows that share a source into one row that holds all their references, in order of first appearance."""
+    grouped: dict[str, list[str]] = {}
+    for source, references in zip(dataset["source"], dataset["references"], strict=True):
+        grouped.setdefault(source, []).extend(references)
+    rows = {"source": list(grouped), "references": [list(dict.fromkeys(r)) for r in grouped.values()]}
+    return Dataset.from_dict({**rows, "target": [r[0] for r in rows["references"]]})

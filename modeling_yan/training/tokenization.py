@@ -1,0 +1,54 @@
+"""Byte-level BPE trained with `tokenizers`, and the tokenisation of source-target pairs."""
+
+from collections.abc import Iterable
+
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int) -> PreTrainedTokenizerFast:
+    """
+    Byte-level BPE that ends every text with EOS, ids 0..3 being pad, BOS, EOS and mask.
+
+    Args:
+        texts: what to learn the merges from.
+        vocab_size: size of the vocabulary, special tokens and the 256 bytes included.
+        model_max_length: where `truncation=True` cuts.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    eos = SPECIAL_TOKENS["eos_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {eos}", pair=f"$A {eos} $B:1 {eos}:1", special_tokens=[(eos, tokenizer.token_to_id(eos))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=model_max_length,
+        padding_side="right",
+        model_input_names=["input_ids", "attention_mask"],
+        **SPECIAL_TOKENS,
+    )
+
+
+def tokenize_pairs(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_source_length: int, max_target_length: int
+) -> Dataset:
+    """Columns `source`, `target` -> `input_ids`, `attention_mask`, `labels` (lists of ids, EOS last)."""
+
+    def tokenize(rows: dict) -> dict:
+        batch = tokenizer(rows["source"], max_length=max_source_length, truncation=True)
+        labels = tokenizer(text_target=rows["target"], max_length=max_target_length, truncation=True)["input_ids"]
+        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
+
+    return dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenise")
