@@ -23,6 +23,10 @@ def _expand_time(t: Tensor, like: Tensor) -> Tensor:
     return t.reshape(t.shape + (1,) * (like.dim() - t.dim()))
 
 
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def linear_path(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
     """`x_t = (1 - t) x_0 + t x_1` (MoE-FM, flow matching preliminaries); `t` is a scalar or has leading dimensions of `x_0`."""
     t = _expand_time(t, x_0)
@@ -60,7 +64,7 @@ def sample_timesteps(
 
 def mixture_log_likelihoods(u: Tensor, velocities: Tensor, gate_log_probs: Tensor, std: float) -> Tensor:
     """
-    Joint log-density of velocity and expert, `log pi_k + log N(u; v_k, std^2 I)`, in float32.
+    Joint log-density of velocity and expert, `log pi_k + log N(u; v_k, std^2 I)`, in float32 or wider.
 
     Args:
         u: velocities (..., d).
@@ -71,7 +75,7 @@ def mixture_log_likelihoods(u: Tensor, velocities: Tensor, gate_log_probs: Tenso
     Returns:
         (..., K)
     """
-    u, velocities, gate_log_probs = u.float(), velocities.float(), gate_log_probs.float()
+    u, velocities, gate_log_probs = (_at_least_float32(x) for x in (u, velocities, gate_log_probs))
     squared = (u.unsqueeze(-2) - velocities).square().sum(-1)
     constant = 0.5 * u.shape[-1] * math.log(2 * math.pi * std**2)
     return gate_log_probs - squared / (2 * std**2) - constant
@@ -83,7 +87,7 @@ def mixture_nll(u: Tensor, velocities: Tensor, gate_log_probs: Tensor, std: floa
     training objective), the normalising constant included. Arguments as `mixture_log_likelihoods`.
 
     Returns:
-        (...) in nats, float32, not averaged. With K = 1 it is `|u - v|^2 / (2 std^2)` plus a constant.
+        (...) in nats, float32 or wider, not averaged. With K = 1 it is `|u - v|^2 / (2 std^2)` plus a constant.
     """
     return -mixture_log_likelihoods(u, velocities, gate_log_probs, std).logsumexp(-1)
 
@@ -95,7 +99,7 @@ def responsibilities(u: Tensor, velocities: Tensor, gate_log_probs: Tensor, std:
 
 def gate_entropy(gate_log_probs: Tensor) -> Tensor:
     """Entropy of the gate per token in nats, (..., K) -> (...); between 0 and log K."""
-    log_probs = gate_log_probs.float()
+    log_probs = _at_least_float32(gate_log_probs)
     # An expert with probability 0 adds 0, not 0 * -inf.
     return -(log_probs.exp() * log_probs.clamp_min(torch.finfo(log_probs.dtype).min)).sum(-1)
 
@@ -108,7 +112,7 @@ def load_balance(gate_probs: Tensor, mask: Tensor | None = None) -> Tensor:
         gate_probs: (..., K).
         mask: (...) true at tokens that count; all by default.
     """
-    probs = gate_probs.float().flatten(0, -2)
+    probs = _at_least_float32(gate_probs).flatten(0, -2)
     weights = torch.ones_like(probs[:, 0]) if mask is None else mask.flatten().to(probs.dtype)
     mean = (probs * weights[:, None]).sum(0) / weights.sum().clamp_min(1)
     return torch.xlogy(mean, mean * probs.shape[-1]).sum()
@@ -135,10 +139,10 @@ def mmd_to_standard_normal(
     if len(latents) > max_tokens:
         chosen = torch.randperm(len(latents), generator=generator, device=latents.device)[:max_tokens]
         latents = latents[chosen]
-    x = latents.float()
+    x = _at_least_float32(latents)
     if reference is None:
-        reference = torch.randn(x.shape, generator=generator, device=x.device)
-    y = reference.float()
+        reference = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    y = reference.to(x)
 
     def kernel_mean(a: Tensor, b: Tensor) -> Tensor:
         squared = (a.square().sum(-1)[:, None] + b.square().sum(-1) - 2 * a @ b.T).clamp_min(0) / a.shape[-1]

@@ -95,6 +95,14 @@ class YanTimeEmbedding(nn.Module):
         return self.act_fn(self.proj(sinusoids.to(self.proj.weight.dtype)))
 
 
+class YanModulation(nn.Linear):
+    """Time embedding -> (scale, shift) pairs of a flow layer. A class of its own because scales start at 1."""
+
+    def __init__(self, config: YanConfig, num_chunks: int):
+        super().__init__(config.hidden_size, num_chunks * config.hidden_size)
+        self.num_chunks = num_chunks
+
+
 class YanFlowLayer(GradientCheckpointingLayer):
     """Block with adaptive layer norms: token mixer, cross-attention to the source (if listed), feed-forward."""
 
@@ -106,14 +114,13 @@ class YanFlowLayer(GradientCheckpointingLayer):
         self.feed_forward = YanFeedForward(config, _feed_forward_size(config, config.flow_mixer))
         self.cross_attention = YanAttention(config) if self.has_cross_attention else None
         # Chunks: (scale, shift) of the mixer, of the feed-forward, of the cross-attention.
-        self.num_chunks = 6 if self.has_cross_attention else 4
-        self.modulation = nn.Linear(config.hidden_size, self.num_chunks * config.hidden_size)
+        self.modulation = YanModulation(config, 6 if self.has_cross_attention else 4)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def modulate(self, time_embedding: torch.Tensor) -> torch.Tensor:
         """Scales and shifts for time embeddings (n, d): (n, 1, chunks, d). They depend on t alone."""
         chunks = self.modulation(F.gelu(time_embedding))
-        return chunks.view(len(time_embedding), 1, self.num_chunks, -1)
+        return chunks.view(len(time_embedding), 1, self.modulation.num_chunks, -1)
 
     def forward(
         self,

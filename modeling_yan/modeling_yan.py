@@ -40,8 +40,8 @@ from .layers_yan import (
     YanEmbeddings,
     YanEncoderLayer,
     YanExperts,
-    YanFlowLayer,
     YanLengthHead,
+    YanModulation,
     YanVelocityField,
     masked_mean_pool,
 )
@@ -131,6 +131,10 @@ class YanPreTrainedModel(PreTrainedModel):
 
         if isinstance(module, nn.Linear):
             linear_(module.weight, module.in_features)
+            if isinstance(module, YanModulation):
+                chunks = torch.zeros(module.num_chunks, self.config.hidden_size)
+                chunks[0::2] = 1
+                init.copy_(module.bias, chunks.flatten())
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.embedding_std)
         elif isinstance(module, YanExperts):
@@ -138,11 +142,6 @@ class YanPreTrainedModel(PreTrainedModel):
             linear_(module.down_proj, module.down_proj.shape[-1])
             init.zeros_(module.up_bias)
             init.zeros_(module.down_bias)
-        elif isinstance(module, YanFlowLayer):
-            # Scales start at 1 and shifts at 0.
-            chunks = torch.zeros(module.num_chunks, self.config.hidden_size)
-            chunks[0::2] = 1
-            init.copy_(module.modulation.bias, chunks.flatten())
 
 
 class YanEncoder(YanPreTrainedModel):

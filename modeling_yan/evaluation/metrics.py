@@ -1,5 +1,6 @@
 """Quality of generated text, by sacrebleu, rouge-score and SQuAD's answer normalisation."""
 
+import itertools
 import re
 import string
 from collections import Counter
@@ -54,7 +55,7 @@ def score_texts(predictions: Sequence[str], references: Sequence[Sequence[str]])
         totals["exact_match"] += max(normalize_answer(prediction) == normalize_answer(r) for r in accepted)
         totals["f1"] += max(token_f1(prediction, r) for r in accepted)
         words = prediction.split()
-        bigrams = list(zip(words, words[1:], strict=False))
+        bigrams = list(itertools.pairwise(words))
         totals["distinct_2"] += len(set(bigrams)) / len(bigrams) if bigrams else 1.0
     scores = {name: 100 * total / len(predictions) for name, total in totals.items()}
     return {"bleu": BLEU().corpus_score(list(predictions), streams).score, **scores}

@@ -1,0 +1,133 @@
+"""
+Turns a fine-tuned causal or sequence-to-sequence model into a YAN: writes the teacher's answers as a data set, one per
+distinct source (sequence-level distillation, Kim and Rush 2016), and trains YAN on them. Interrupted writing resumes.
+
+    python examples/run_distillation.py --teacher outputs/gpt2-e2e --task e2e_nlg --dataset_name ../shared/data/e2e_nlg \
+        --distilled_dir outputs/distilled-e2e --model_name_or_path outputs/autoencoder --output_dir outputs/yan-e2e
+"""
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import Dataset
+from run_flow import DataArguments, train
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    HfArgumentParser,
+    Seq2SeqTrainingArguments,
+)
+
+from modeling_yan.evaluation.text_generation import iterate_answers
+from modeling_yan.training.scripts import ModelArguments, parse_arguments, run_script
+from modeling_yan.training.tasks import Task, group_references, load_splits
+
+
+@dataclass
+class DistillationArguments:
+    teacher: str = field(metadata={"help": "Folder or Hub name of the teacher."})
+    distilled_dir: str = field(metadata={"help": "Where the data set of the teacher's answers goes."})
+    teacher_batch_size: int = field(default=64, metadata={"help": "Rows a generate() call of the teacher answers."})
+    teacher_beams: int = field(default=1, metadata={"help": "Beams of the teacher; 1 is greedy."})
+    extra_sources: int = field(
+        default=0, metadata={"help": "Sources made by dropping fields of training sources, for the teacher to answer."}
+    )
+    field_separator: str = field(
+        default=", ", metadata={"help": "What separates the fields of a source, for extra_sources."}
+    )
+    only_write: bool = field(default=False, metadata={"help": "Write the data set and stop."})
+
+
+def drop_fields(sources: list[str], count: int, separator: str, seed: int, held_out: set[str]) -> list[str]:
+    """
+    `count` new sources, each a training source less one or more of its fields after the first; none repeats a training
+    source or one of `held_out`. Fewer come back when there are not that many.
+    """
+    generator = random.Random(seed)
+    seen, made = set(sources) | held_out, []
+    for _ in range(20 * count):
+        if len(made) == count:
+            break
+        first, *rest = generator.choice(sources).split(separator)
+        if len(rest) < 2:
+            continue
+        kept = [f for f in rest if generator.random() > 0.3]
+        source = separator.join([first, *kept])
+        if kept and source not in seen:
+            seen.add(source)
+            made.append(source)
+    return made
+
+
+def write_answers(arguments: DistillationArguments, sources: list[str], task: Task, folder: Path) -> None:
+    """Appends the teacher's answers to answers.jsonl, going on after the last complete line."""
+    path = folder / "answers.jsonl"
+    done = []
+    if path.exists():
+        lines = path.read_bytes().split(b"\n")[:-1]
+        done = [json.loads(line) for line in lines]
+        if [row["source"] for row in done] != sources[: len(done)]:
+            raise ValueError(f"{path} holds answers to other sources; choose another distilled_dir or delete it")
+        path.write_bytes(b"".join(line + b"\n" for line in lines))
+    if len(done) == len(sources):
+        return
+    seq2seq = AutoConfig.from_pretrained(arguments.teacher, trust_remote_code=True)
+    auto_class = AutoModelForSeq2SeqLM if seq2seq.is_encoder_decoder else AutoModelForCausalLM
+    teacher = auto_class.from_pretrained(arguments.teacher, trust_remote_code=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.teacher, trust_remote_code=True)
+    rest = sources[len(done) :]
+    answers = iterate_answers(
+        teacher,
+        tokenizer,
+        rest,
+        batch_size=arguments.teacher_batch_size,
+        max_source_length=task.max_source_length,
+        max_new_tokens=task.max_target_length,
+        num_beams=arguments.teacher_beams,
+        do_sample=False,
+        progress="teacher",
+    )
+    with path.open("a", encoding="utf-8") as file:
+        position = 0
+        for batch in answers:
+            for source, target in zip(rest[position : position + len(batch)], batch, strict=True):
+                file.write(json.dumps({"source": source, "target": target}) + "\n")
+            position += len(batch)
+            file.flush()
+
+
+def write_data_set(arguments: DistillationArguments, data: DataArguments, seed: int) -> None:
+    """`distilled_dir` becomes a data set: the teacher's answers to train on, the other splits with their references."""
+    task = Task.load(data.task)
+    splits = load_splits(data.dataset_name, task)
+    folder = Path(arguments.distilled_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = list(dict.fromkeys(splits["train"]["source"]))
+    if arguments.extra_sources:
+        held_out = {source for name, split in splits.items() if name != "train" for source in split["source"]}
+        sources += drop_fields(sources, arguments.extra_sources, arguments.field_separator, seed, held_out)
+    write_answers(arguments, sources, task, folder)
+    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [{**row, "references": [row["target"]]} for row in rows if row["target"]]
+    Dataset.from_list(rows).to_parquet(folder / "train.parquet")
+    for name in [s for s in ("validation", "test") if s in splits]:
+        group_references(splits[name]).to_parquet(folder / f"{name}.parquet")
+    print(f"{len(rows):,} answers of {arguments.teacher} in {folder}")
+
+
+def main() -> None:
+    parser = HfArgumentParser((DistillationArguments, ModelArguments, DataArguments, Seq2SeqTrainingArguments))
+    arguments, model_arguments, data, training = parse_arguments(parser)
+    write_data_set(arguments, data, training.seed)
+    if not arguments.only_write:
+        training.predict_with_generate = True
+        data.task, data.dataset_name = "pairs", arguments.distilled_dir
+        train(model_arguments, data, training)
+
+
+if __name__ == "__main__":
+    run_script(main)

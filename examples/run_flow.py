@@ -1,0 +1,123 @@
+"""
+Stages 2 and 3: trains the flow on source-target pairs, from an autoencoder, from another YAN, or from scratch.
+
+    python examples/run_flow.py configuration/training/flow_e2e.yaml
+    python examples/run_flow.py --model_name_or_path outputs/autoencoder --task e2e_nlg \
+        --dataset_name ../shared/data/e2e_nlg --output_dir outputs/flow --max_steps 2000
+"""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import DataCollatorForSeq2Seq, HfArgumentParser, Seq2SeqTrainingArguments, set_seed
+
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.evaluation.metrics import score_texts
+from modeling_yan.training.scripts import ModelArguments, build_model, load_tokenizer, parse_arguments, run_script
+from modeling_yan.training.stages import freeze
+from modeling_yan.training.tasks import Task, group_references, load_splits
+from modeling_yan.training.tokenization import tokenize_pairs
+from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer
+
+
+@dataclass
+class DataArguments:
+    task: str = field(metadata={"help": "Name in configuration/tasks, or a YAML file."})
+    dataset_name: str = field(metadata={"help": "Hub name or local folder."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows only."})
+    use_lora: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of the weights."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of the adapter."})
+
+
+def lora_config(rank: int) -> LoraConfig:
+    """LoRA on every linear layer but the output projection; the stacked experts are parameters, not layers."""
+    return LoraConfig(
+        task_type="SEQ_2_SEQ_LM",
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "up_proj", "down_proj"],
+    )
+
+
+def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2SeqTrainingArguments) -> dict:
+    """Trains, saves model and tokenizer to `output_dir`, and returns the report it writes there."""
+    set_seed(training.seed)
+    task = Task.load(data.task)
+    tokenizer = load_tokenizer(model_arguments)
+    splits = load_splits(data.dataset_name, task, tokenizer.mask_token)
+    if "train" not in splits:
+        raise ValueError(f"{data.dataset_name} has no train split")
+    if data.max_train_samples:
+        splits["train"] = splits["train"].select(range(min(data.max_train_samples, len(splits["train"]))))
+    train_set = tokenize_pairs(splits["train"], tokenizer, task.max_source_length, task.max_target_length)
+    evaluations = {}
+    for name in [s for s in ("validation", "test") if s in splits]:
+        rows = group_references(splits[name])
+        evaluations[name] = rows.select(range(min(data.max_eval_samples or len(rows), len(rows))))
+    chosen = evaluations.get("validation") or evaluations.get("test")
+    eval_set = (
+        None if chosen is None else tokenize_pairs(chosen, tokenizer, task.max_source_length, task.max_target_length)
+    )
+
+    model = build_model(YanForConditionalGeneration, model_arguments, tokenizer)
+    if data.use_lora:
+        model = get_peft_model(model, lora_config(data.lora_r))
+    else:
+        freeze(model, [part for part in model_arguments.freeze.split(",") if part])
+
+    def decode(ids) -> list[str]:
+        ids = torch.as_tensor(ids)
+        texts = tokenizer.batch_decode(ids.masked_fill(ids < 0, tokenizer.pad_token_id), skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    trainer = YanSeq2SeqTrainer(
+        model=model,
+        args=training,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=lambda prediction: score_texts(decode(prediction.predictions), chosen["references"]),
+        callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
+    )
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    print(f"{model.num_parameters():,} parameters ({trainable:,} trained), {len(train_set):,} pairs")
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    report = {
+        "parameters": model.num_parameters(),
+        "trained_parameters": trainable,
+        "train_rows": len(train_set),
+        "updates": trainer.state.global_step,
+        "batch_size": training.train_batch_size * training.gradient_accumulation_steps,
+        "train_minutes": round((time.perf_counter() - start) / 60, 2),
+        "seed": training.seed,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    trainer.save_model()
+    for name, rows in evaluations.items():
+        tokens = tokenize_pairs(rows, tokenizer, task.max_source_length, task.max_target_length)
+        texts = decode(trainer.predict(tokens.remove_columns("labels")).predictions)
+        report[name] = {"rows": len(rows), **score_texts(texts, rows["references"])}
+    if trainer.is_world_process_zero():
+        path = Path(training.output_dir) / "report.json"
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps(report, indent=2))
+    return report
+
+
+def main() -> None:
+    parser = HfArgumentParser((ModelArguments, DataArguments, Seq2SeqTrainingArguments))
+    model_arguments, data, training = parse_arguments(parser)
+    training.predict_with_generate = True
+    train(model_arguments, data, training)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,102 @@
+"""What the example scripts share: arguments from flags or one file, clear exits, building a model."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from transformers import AutoTokenizer, HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
+
+from modeling_yan import YanConfig
+from modeling_yan.training.resources import configuration_path
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or Hub name of a YAN to start from (any stage); else a new model."}
+    )
+    preset: str = field(
+        default="yan-tiny", metadata={"help": "Sizes of a new model: configuration/models/<preset>.json."}
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer folder or Hub name; the model's by default."}
+    )
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "Config fields to change, as YAML: '{flow_layers: 3, ce_loss_weight: 2.0}'."}
+    )
+    freeze: str = field(
+        default="", metadata={"help": "Parts not to train, comma-separated: embeddings, encoder, flow, decoder."}
+    )
+    ema_decay: float | None = field(default=None, metadata={"help": "Average the weights with this decay."})
+
+
+def parse_arguments(parser: HfArgumentParser) -> tuple:
+    """
+    Flags, or one YAML or JSON file followed by flags that override it. Unknown keys are errors.
+
+    Raises:
+        ValueError: for a file that cannot be read or holds unknown keys.
+    """
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].endswith((".yaml", ".yml", ".json")):
+        path = Path(arguments[0])
+        if not path.exists():
+            raise ValueError(f"no file {path}")
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(options, dict):
+            raise ValueError(f"{path} must hold keys and values")
+        known = {action.dest for action in parser._actions}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise ValueError(f"{path}: unknown keys {unknown}")
+        flags = []
+        for key, value in options.items():
+            values = value if isinstance(value, list) else [value]
+            flags += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+        arguments = flags + arguments[1:]
+    return parser.parse_args_into_dataclasses(args=arguments)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Runs a script's `main`; bad input ends it with one line and exit status 2."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def load_preset(name: str, **overrides) -> YanConfig:
+    """A config from `configuration/models/<name>.json` with fields changed."""
+    options = json.loads(configuration_path("models", f"{name}.json").read_text(encoding="utf-8"))
+    return YanConfig(**{**options, **overrides})
+
+
+def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
+    name = arguments.tokenizer_name or arguments.model_name_or_path
+    if name is None:
+        raise ValueError("tokenizer_name is needed for a new model")
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+
+
+def build_model(
+    model_class: type[PreTrainedModel], arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """
+    A model of any stage from a checkpoint of any stage (parts it lacks start fresh), or a new one from a preset over
+    the tokenizer's vocabulary.
+
+    Raises:
+        ValueError: for unknown config fields.
+    """
+    overrides = yaml.safe_load(arguments.config_overrides or "{}")
+    unknown = sorted(set(overrides) - set(YanConfig().to_dict()))
+    if unknown:
+        raise ValueError(f"config_overrides names {unknown}, which are not fields of YanConfig")
+    if arguments.model_name_or_path is not None:
+        return model_class.from_pretrained(arguments.model_name_or_path, **overrides)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "mask")}
+    return model_class(load_preset(arguments.preset, **{"vocab_size": len(tokenizer), **ids, **overrides}))

@@ -1,0 +1,117 @@
+"""The stock trainers with every loss term in their logs and, optionally, an average of the weights."""
+
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
+
+LOSS_TERMS = (
+    "nll_loss",
+    "mse_loss",
+    "ce_loss",
+    "length_loss",
+    "gate_entropy",
+    "load_balance",
+    "mmd_loss",
+    "latent_l2",
+)
+EMA_FILE = "ema.safetensors"
+
+
+class EMACallback(TrainerCallback):
+    """
+    Exponential moving average of the trained weights. It is saved beside each checkpoint, restored on resume, used in
+    evaluation by `YanTrainerMixin`, and becomes the model's weights when training ends.
+
+    Args:
+        decay: share of the old average kept at each update; early updates use `(1 + n) / (10 + n)` where smaller.
+    """
+
+    def __init__(self, decay: float = 0.999):
+        if not 0 < decay < 1:
+            raise ValueError(f"ema_decay={decay} must lie between 0 and 1")
+        self.decay = decay
+        self.updates = 0
+        self.average: dict[str, torch.Tensor] = {}
+
+    @staticmethod
+    def _trained(model) -> dict[str, torch.Tensor]:
+        return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.average = {name: p.detach().clone().float() for name, p in self._trained(model).items()}
+        self.updates = state.global_step
+        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE
+        if state.global_step and saved.exists():
+            self.average = {name: p.to(self.average[name].device) for name, p in load_file(saved).items()}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, parameter in self._trained(model).items():
+            self.average[name].lerp_(parameter.float(), 1 - decay)
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if args.should_save and folder.is_dir():
+            save_file(self.average, folder / EMA_FILE)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        for name, parameter in self._trained(model).items():
+            parameter.copy_(self.average[name])
+
+    @contextmanager
+    def applied(self, model):
+        """The model with averaged weights, for the duration of the context."""
+        trained = self._trained(model)
+        kept = {name: p.clone() for name, p in trained.items()}
+        try:
+            for name, parameter in trained.items():
+                parameter.copy_(self.average.get(name, parameter))
+            yield
+        finally:
+            for name, parameter in trained.items():
+                parameter.copy_(kept[name])
+
+
+class YanTrainerMixin:
+    """
+    Adds to a Trainer: the mean of each loss term since the last log entry, and evaluation with averaged weights when
+    an `EMACallback` is among the callbacks.
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            sums = self.__dict__.setdefault("_term_sums", {})
+            for name in LOSS_TERMS:
+                value = outputs.get(name) if hasattr(outputs, "get") else None
+                if value is not None:
+                    sums[name] = sums.get(name, 0.0) + value.float()
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        sums = self.__dict__.get("_term_sums", {})
+        if "loss" in logs and sums:
+            # Terms of micro-batches add up to their batch's, so the divisor is the number of updates.
+            updates = max(self.state.global_step - self.__dict__.get("_terms_logged_at", 0), 1)
+            for name, total in sums.items():
+                logs[name] = round(self.accelerator.reduce(total, "sum").item() / updates, 5)
+            self._term_sums, self._terms_logged_at = {}, self.state.global_step
+        super().log(logs, *args, **kwargs)
+
+    def evaluation_loop(self, *args, **kwargs):
+        average = next((c for c in self.callback_handler.callbacks if isinstance(c, EMACallback) and c.average), None)
+        model = self.accelerator.unwrap_model(self.model)
+        with nullcontext() if average is None else average.applied(model):
+            return super().evaluation_loop(*args, **kwargs)
+
+
+class YanTrainer(YanTrainerMixin, Trainer):
+    """For stage 1 and the classification heads."""
+
+
+class YanSeq2SeqTrainer(YanTrainerMixin, Seq2SeqTrainer):
+    """For stages 2 and 3, with `predict_with_generate`."""
