@@ -83,8 +83,9 @@ class YanGenerationMixin(GenerationMixin):
         raise NotImplementedError("YAN writes all positions at once; there is no next-token input to prepare")
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs):
-        ours = {name: kwargs.pop(name) for name in GENERATION_DEFAULTS if kwargs.get(name) is not None}
-        kwargs = {name: value for name, value in kwargs.items() if name not in GENERATION_DEFAULTS}
+        defaults = self._default_options()
+        ours = {name: kwargs[name] for name in defaults if kwargs.get(name) is not None}
+        kwargs = {name: value for name, value in kwargs.items() if name not in defaults}
         has_max_length = any(
             value is not None
             for value in (
@@ -96,14 +97,16 @@ class YanGenerationMixin(GenerationMixin):
         generation_config, unused = super()._prepare_generation_config(generation_config, **kwargs)
         if not has_max_length:
             generation_config.max_length = self.config.max_position_embeddings
-        for name, default in self._default_options().items():
+        for name, default in defaults.items():
             value = ours.get(name, getattr(generation_config, name, None))
             setattr(generation_config, name, default if value is None else value)
         self._check_options(generation_config)
         return generation_config, unused
 
     def _default_options(self) -> dict:
-        return {**GENERATION_DEFAULTS, "length_mode": "predicted" if self.config.length_head else "canvas"}
+        # num_return_sequences is among ours because the library ties it to sampling or beams.
+        length_mode = "predicted" if self.config.length_head else "canvas"
+        return {**GENERATION_DEFAULTS, "length_mode": length_mode, "num_return_sequences": 1}
 
     def _check_options(self, options: GenerationConfig) -> None:
         for name in ("num_inference_steps", "num_length_candidates", "num_candidates", "num_return_sequences"):
@@ -203,14 +206,14 @@ class YanGenerationMixin(GenerationMixin):
             encoder_outputs = self.model.encoder(input_ids, attention_mask, inputs_embeds=inputs_embeds)
         source = encoder_outputs[0]
         batch_size, device = len(source), source.device
-        if streamer is not None and batch_size * (options.num_return_sequences or 1) > 1:
+        if streamer is not None and batch_size * (options.num_return_sequences) > 1:
             raise ValueError(
-                f"a streamer takes one text, got {batch_size} rows x {options.num_return_sequences or 1} return sequences"
+                f"a streamer takes one text, got {batch_size} rows x {options.num_return_sequences} return sequences"
             )
         # 4.
         lengths = self._canvas_lengths(options, source, attention_mask, target_lengths)
         num_lengths = lengths.shape[1]
-        returned = options.num_return_sequences or 1
+        returned = options.num_return_sequences
         priors = max(options.num_candidates, returned)
         canvas_length = int(lengths.max())
         # 5.

@@ -1,5 +1,6 @@
 """Closed-form checks of every function in flow_matching_yan.py."""
 
+import itertools
 import math
 
 import pytest
@@ -185,7 +186,7 @@ def test_order_of_convergence(solver, order):
     errors = [
         abs(fm.solve_ode(lambda x, t: x * torch.cos(t), x_0, n, solver=solver).item() - exact) for n in (20, 40, 80)
     ]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.1)
 
 
