@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    pipelines,
 )
 
 from modeling_yan.configuration_yan import YanConfig
@@ -20,6 +21,7 @@ from modeling_yan.modeling_yan import (
     YanForTokenClassification,
     YanModel,
 )
+from modeling_yan.pipeline_yan import YanTextGenerationPipeline
 
 AutoConfig.register("yan", YanConfig, exist_ok=True)
 for _auto, _model in (
@@ -32,6 +34,13 @@ for _auto, _model in (
 ):
     _auto.register(YanConfig, _model, exist_ok=True)
 
+# transformers 5 removed this task's name; a registered one answers again, without remote code.
+pipelines.REMOVED_TASKS.pop("text2text-generation", None)
+pipelines.PIPELINE_REGISTRY.register_pipeline(
+    "text2text-generation", YanTextGenerationPipeline, pt_model=AutoModelForSeq2SeqLM, type="text"
+)
+YanConfig.registered_pipelines = ("text2text-generation",)
+
 __all__ = [
     "YanConfig",
     "YanForConditionalGeneration",
@@ -41,4 +50,5 @@ __all__ = [
     "YanForTokenClassification",
     "YanGenerateOutput",
     "YanModel",
+    "YanTextGenerationPipeline",
 ]

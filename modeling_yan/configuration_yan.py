@@ -68,6 +68,8 @@ class YanConfig(PreTrainedConfig):
     """
 
     model_type = "yan"
+    # Custom pipelines that this process knows without remote code; set by the installed package.
+    registered_pipelines = ()
     keys_to_ignore_at_inference = [
         "loss_terms",
         "length_logits",
@@ -138,8 +140,18 @@ class YanConfig(PreTrainedConfig):
         if self.classifier_dropout is None:
             self.classifier_dropout = self.hidden_dropout_prob
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
-        kwargs.setdefault("custom_pipelines", {task: dict(entry) for task, entry in CUSTOM_PIPELINES.items()})
+        pipelines = kwargs.get("custom_pipelines", CUSTOM_PIPELINES)
+        kwargs["custom_pipelines"] = {
+            task: dict(entry) for task, entry in pipelines.items() if task not in self.registered_pipelines
+        }
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict:
+        """As in transformers; the saved form names all custom pipelines."""
+        output = super().to_dict()
+        hidden = {task: dict(CUSTOM_PIPELINES[task]) for task in self.registered_pipelines}
+        output["custom_pipelines"] = {**hidden, **output.get("custom_pipelines", {})}
+        return output
 
     @property
     def num_hidden_layers(self) -> int:

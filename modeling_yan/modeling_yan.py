@@ -1,6 +1,9 @@
 """YAN models: the encoder and its heads, the autoencoder (stage 1) and the flow (stages 2 and 3)."""
 
+import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,7 +18,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs, cached_file, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -46,6 +49,8 @@ from .layers_yan import (
     masked_mean_pool,
 )
 from .mixers_yan import YanAttention
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -142,6 +147,32 @@ class YanPreTrainedModel(PreTrainedModel):
             linear_(module.down_proj, module.down_proj.shape[-1])
             init.zeros_(module.up_bias)
             init.zeros_(module.down_bias)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
+        """
+        As in transformers, and complete: the code that loads the folder with `trust_remote_code=True` is saved with it,
+        which the library does for a class with a single Auto class only, and never for pipelines.
+        """
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            self._save_code(Path(save_directory))
+
+    def _save_code(self, folder: Path) -> None:
+        here = Path(__file__).parent
+        files = {file.name: file for file in here.glob("*_yan.py")}
+        for name in ("configuration_yan.py", "pipeline_yan.py"):
+            if name not in files:
+                # Loaded as remote code, which caches only what this file imports; the rest is where the model came from.
+                found = cached_file(self.config.name_or_path, name, _raise_exceptions_for_missing_entries=False)
+                if found is None:
+                    logger.warning(
+                        f"{name} was not found beside {self.config.name_or_path}; {folder} is saved without it"
+                    )
+                    continue
+                files[name] = Path(found)
+        for name, file in files.items():
+            if file.resolve() != (folder / name).resolve():
+                shutil.copyfile(file, folder / name)
 
 
 class YanEncoder(YanPreTrainedModel):

@@ -1,5 +1,7 @@
 """`pipeline("text2text-generation")` and `pipeline("text-generation")` for YAN: source text in, answer out."""
 
+from collections.abc import Sequence
+
 from transformers.pipelines.text_generation import ReturnType, TextGenerationPipeline
 
 
@@ -23,6 +25,12 @@ class YanTextGenerationPipeline(TextGenerationPipeline):
 
     def check_model_type(self, supported_models):
         """The library's list of left-to-right models does not concern YAN."""
+
+    def __call__(self, text_inputs, **kwargs):
+        # A column of a data set is a sequence, which the base class would take for one text.
+        if isinstance(text_inputs, Sequence) and not isinstance(text_inputs, (str, list, tuple)):
+            text_inputs = list(text_inputs)
+        return super().__call__(text_inputs, **kwargs)
 
     def preprocess(self, prompt_text, add_special_tokens=None, **kwargs):
         if isinstance(prompt_text, str) and not prompt_text.strip():

@@ -1,0 +1,241 @@
+"""The Hub round trip: a saved folder works where the package is not installed, with the same numbers."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+
+from modeling_yan import (
+    YanConfig,
+    YanForConditionalGeneration,
+    YanForMaskedLM,
+    YanForSequenceClassification,
+    YanForTokenClassification,
+    YanModel,
+)
+from modeling_yan.training.tokenization import train_tokenizer
+
+from .conftest import source_batch, tiny_config, tiny_model
+
+TEXTS = [
+    "name[The Vaults], eatType[pub], priceRange[more than £30]",
+    "The Vaults pub near Café Adriatic has a 5 star rating. Prices start at £30.",
+    "Close to Café Brazil, The Cambridge Blue pub serves delicious Tuscan Beef.",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny model with a real tokenizer, saved as a Hub folder."""
+    path = tmp_path_factory.mktemp("hub") / "yan-tiny-test"
+    tokenizer = train_tokenizer(TEXTS, 300, 64)
+    model = tiny_model(vocab_size=len(tokenizer), max_position_embeddings=64)
+    model.generation_config.num_inference_steps = 2
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def run_without_the_package(code: str, tmp_path: Path, **variables) -> str:
+    """Runs code in a process that cannot import modeling_yan, with an empty module cache."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", **variables}
+    guard = """
+        import sys
+        class Blocked:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] == "modeling_yan":
+                    raise ModuleNotFoundError("modeling_yan is not installed here")
+        sys.meta_path.insert(0, Blocked())
+    """
+    program = textwrap.dedent(guard) + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_folder_holds_everything_and_no_private_flags(folder):
+    names = {p.name for p in folder.iterdir()}
+    assert {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "configuration_yan.py",
+        "flow_matching_yan.py",
+        "generation_yan.py",
+        "layers_yan.py",
+        "mixers_yan.py",
+        "modeling_yan.py",
+        "pipeline_yan.py",
+    } <= names
+    assert "__init__.py" not in names
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert generation["num_inference_steps"] == 2
+    assert "_from_model_config" not in generation
+
+
+def test_every_auto_class_loads_without_the_package_with_equal_outputs(folder, tmp_path):
+    ids, mask = source_batch()
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    noise = torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(0))
+    torch.save({"ids": ids, "mask": mask, "noise": noise}, tmp_path / "inputs.pt")
+    code = f"""
+        import torch
+        from transformers import (AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForQuestionAnswering,
+            AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoModelForTokenClassification)
+        d = torch.load("inputs.pt")
+        load = dict(pretrained_model_name_or_path={str(folder)!r}, trust_remote_code=True)
+        assert AutoConfig.from_pretrained(**load).model_type == "yan"
+        out = {{}}
+        with torch.no_grad():
+            out["encoder"] = AutoModel.from_pretrained(**load)(d["ids"], d["mask"])[0]
+            out["masked"] = AutoModelForMaskedLM.from_pretrained(**load)(d["ids"], d["mask"]).logits
+            m = AutoModelForSeq2SeqLM.from_pretrained(**load)
+            out["logits"] = m(d["ids"], d["mask"], prior_noise=d["noise"]).logits
+            g = m.generate(d["ids"], d["mask"], generator=torch.Generator().manual_seed(0), return_dict_in_generate=True)
+            out["tokens"], out["evaluations"] = g.sequences, torch.tensor(g.num_evaluations)
+            for head in (AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModelForQuestionAnswering):
+                h = head.from_pretrained(**load)
+                out[head.__name__] = h.model(d["ids"], d["mask"])[0]
+                h(d["ids"], d["mask"])
+        torch.save(out, "outputs.pt")
+    """
+    run_without_the_package(code, tmp_path)
+    out = torch.load(tmp_path / "outputs.pt")
+    with torch.no_grad():
+        encoder = model.model(ids, mask)[0]
+        assert torch.equal(out["encoder"], encoder)
+        assert torch.equal(out["masked"], model.decoder(encoder))
+        assert torch.equal(out["logits"], model(ids, mask, prior_noise=noise).logits)
+    tokens = model.generate(ids, mask, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(out["tokens"], tokens)
+    assert out["evaluations"] == 2
+    for head in ("SequenceClassification", "TokenClassification", "QuestionAnswering"):
+        assert torch.equal(out[f"AutoModelFor{head}"], encoder)
+
+
+def test_pipeline_without_the_package(folder, tmp_path):
+    code = f"""
+        import json, torch
+        from datasets import Dataset
+        from transformers import pipeline
+        from transformers.pipelines.pt_utils import KeyDataset
+        texts = {TEXTS!r}
+        answers = {{}}
+        for task in ("text2text-generation", "text-generation"):
+            pipe = pipeline(task, model={str(folder)!r}, trust_remote_code=True)
+            torch.manual_seed(0)
+            answers[task] = pipe(texts[0])
+        torch.manual_seed(0)
+        answers["list"] = pipe(texts, batch_size=2, num_inference_steps=3)
+        answers["column"] = [x for x in pipe(KeyDataset(Dataset.from_dict({{"text": texts}}), "text"), batch_size=2)]
+        answers["three"] = pipe(texts[0], num_return_sequences=3)
+        print(json.dumps(answers))
+    """
+    answers = json.loads(run_without_the_package(code, tmp_path).strip().splitlines()[-1])
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    ids = model.generate(**tokenizer(TEXTS[0], return_tensors="pt"))
+    expected = [{"generated_text": tokenizer.decode(ids[0], skip_special_tokens=True).strip()}]
+    assert answers["text2text-generation"] == answers["text-generation"] == expected
+    assert [len(a) for a in answers["list"]] == [1, 1, 1]
+    assert len(answers["column"]) == 3
+    assert len(answers["three"]) == 3
+    assert all(set(a) == {"generated_text"} for a in answers["three"])
+
+
+def test_pipelines_with_the_package(folder):
+    pipe = pipeline("text2text-generation", model=str(folder))
+    alone = pipe(TEXTS[0], generator=torch.Generator().manual_seed(1))
+    batch = pipe(TEXTS, batch_size=3, generator=torch.Generator().manual_seed(1))
+    assert batch[0] == alone
+    assert next(iter(pipe(Dataset.from_dict({"text": TEXTS})["text"])))[0].keys() == {"generated_text"}
+    with pytest.raises(ValueError, match="empty"):
+        pipe("   ")
+    with pytest.raises(ValueError, match="num_inference_stepz"):
+        pipe(TEXTS[0], num_inference_stepz=2)
+
+
+@pytest.mark.parametrize(
+    ("task", "model_class"),
+    [
+        ("fill-mask", YanForMaskedLM),
+        ("text-classification", YanForSequenceClassification),
+        ("token-classification", YanForTokenClassification),
+        ("feature-extraction", YanModel),
+    ],
+)
+def test_the_librarys_own_pipelines(folder, task, model_class):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pipe = pipeline(task, model=model_class.from_pretrained(folder).eval(), tokenizer=tokenizer)
+    answer = pipe("The Vaults <mask> near Café Adriatic")
+    if task == "fill-mask":
+        assert len(answer) == 5
+        assert {"score", "token_str", "sequence"} <= set(answer[0])
+    elif task == "feature-extraction":
+        assert len(answer[0][0]) == 16
+    else:
+        assert 0 < answer[0]["score"] <= 1
+
+
+def test_a_model_loaded_as_remote_code_saves_a_complete_folder_again(folder, tmp_path):
+    code = f"""
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+        model = AutoModelForSeq2SeqLM.from_pretrained({str(folder)!r}, trust_remote_code=True)
+        model.save_pretrained("again")
+        AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained("again")
+        print(pipeline("text2text-generation", model="again", trust_remote_code=True)("The Vaults"))
+    """
+    assert "generated_text" in run_without_the_package(code, tmp_path)
+    assert {p.name for p in (tmp_path / "again").iterdir()} == {p.name for p in folder.iterdir()}
+
+
+def test_save_and_load_are_bit_equal(tmp_path):
+    ids, mask = source_batch()
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny_model().to(dtype)
+        model.save_pretrained(tmp_path / str(dtype))
+        loaded = YanForConditionalGeneration.from_pretrained(tmp_path / str(dtype))
+        assert loaded.dtype == dtype
+        state, again = model.state_dict(), loaded.state_dict()
+        assert state.keys() == again.keys()
+        assert all(torch.equal(state[name], again[name]) for name in state)
+        assert torch.equal(loaded(ids, mask).logits, model(ids, mask).logits)
+
+
+def test_autoencoder_weights_start_a_flow_and_the_rest_is_fresh(tmp_path):
+    autoencoder = tiny_model(YanForMaskedLM)
+    autoencoder.save_pretrained(tmp_path)
+    flow, report = YanForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    for name, value in autoencoder.state_dict().items():
+        assert torch.equal(flow.state_dict()[name], value)
+    assert all(name.startswith(("model.flow.", "length_head.")) for name in report["missing_keys"])
+    # Fresh parts are initialised, not left as memory was.
+    bias = flow.model.flow.layers[0].modulation.bias.view(6, 16)
+    assert (bias[0::2] == 1).all()
+    assert flow.model.flow.experts.up_proj.std().item() == pytest.approx((3 * 16) ** -0.5, rel=0.2)
+
+
+def test_old_config_with_fewer_fields_loads(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("embedding_std", "classifier_dropout", "mamba_intermediate_size", "label_smoothing"):
+        del config[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert AutoConfig.from_pretrained(tmp_path).label_smoothing == 0.0
+
+
+def test_config_round_trip_keeps_every_field():
+    config = tiny_config(solver_note="kept", gate_temperature=0.7, eos_token_id=[2, 5])
+    again = YanConfig.from_dict(config.to_dict())
+    assert again.to_dict() == config.to_dict()
+    assert again.eos_token_ids == [2, 5]
