@@ -56,6 +56,8 @@ class YanConfig(PreTrainedConfig):
         length_head (`bool`, defaults to `True`): Whether the model predicts the length of its answer.
         length_loss_weight, nll_loss_weight, mse_loss_weight, ce_loss_weight, gate_entropy_weight,
         load_balance_weight, mmd_loss_weight, latent_l2_weight (`float`): Weights of the loss terms.
+        denoising_ce_loss_weight (`float`, defaults to 0.0): Weight of a term the paper does not have: cross-entropy of
+            the endpoint that one step from the likelihood's own `x_t` reaches. It costs a decoder pass and no trunk pass.
         label_smoothing (`float`, defaults to 0.0): Of the cross-entropy over tokens.
         embedding_std (`float`, defaults to 1.0): Initial standard deviation of token and position embeddings. Positions
             must live on the scale of latents and prior (1.0): the flow adds them to its state.
@@ -114,6 +116,7 @@ class YanConfig(PreTrainedConfig):
     nll_loss_weight: float | int = 1.0
     mse_loss_weight: float | int = 1.0
     ce_loss_weight: float | int = 1.0
+    denoising_ce_loss_weight: float | int = 0.0
     gate_entropy_weight: float | int = 0.0
     load_balance_weight: float | int = 0.0
     mmd_loss_weight: float | int = 0.0
@@ -178,7 +181,7 @@ class YanConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={value} must be greater than 0")
         not_negative = (
             "decoder_layers latent_noise length_loss_weight nll_loss_weight mse_loss_weight ce_loss_weight "
-            "gate_entropy_weight load_balance_weight mmd_loss_weight latent_l2_weight embedding_std"
+            "denoising_ce_loss_weight gate_entropy_weight load_balance_weight mmd_loss_weight latent_l2_weight embedding_std"
         )
         for name in not_negative.split():
             if getattr(self, name) < 0:

@@ -30,6 +30,7 @@ from .flow_matching_yan import (
     masked_mean,
     mixture_nll,
     mmd_to_standard_normal,
+    responsibilities,
     sample_timesteps,
     select_experts,
     solve_ode,
@@ -94,8 +95,8 @@ class YanSeq2SeqLMOutput(ModelOutput):
         length_logits: over lengths 1 .. max_position_embeddings (B, max_position_embeddings).
         latents: the unrolled endpoint (B, Ly, d).
         encoder_last_hidden_state: source states h (B, Lx, d).
-        nll_loss, mse_loss, ce_loss, length_loss, gate_entropy, load_balance, mmd_loss, latent_l2: the terms,
-            unweighted and detached; None where the weight is 0.
+        nll_loss, mse_loss, ce_loss, denoising_ce_loss, length_loss, gate_entropy, load_balance, mmd_loss, latent_l2:
+            the terms, unweighted and detached; None where the weight is 0.
     """
 
     loss: torch.FloatTensor | None = None
@@ -108,6 +109,7 @@ class YanSeq2SeqLMOutput(ModelOutput):
     nll_loss: torch.FloatTensor | None = None
     mse_loss: torch.FloatTensor | None = None
     ce_loss: torch.FloatTensor | None = None
+    denoising_ce_loss: torch.FloatTensor | None = None
     length_loss: torch.FloatTensor | None = None
     gate_entropy: torch.FloatTensor | None = None
     load_balance: torch.FloatTensor | None = None
@@ -491,13 +493,17 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
             def per_token(values: torch.Tensor) -> torch.Tensor:
                 return masked_mean(values, canvas_mask, count)
 
+            targets = labels.masked_fill(~canvas_mask, -100)
             nll = mixture_nll(target_velocity(x_0, x_1), velocities, gate_log_probs, config.velocity_std)
             builders = {
                 "nll_loss": lambda: per_token(nll),
                 "mse_loss": lambda: per_token((endpoint - x_1).square().mean(-1)),
                 "ce_loss": lambda: per_token(
+                    token_cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+                ),
+                "denoising_ce_loss": lambda: per_token(
                     token_cross_entropy(
-                        logits, labels.masked_fill(~canvas_mask, -100), label_smoothing=config.label_smoothing
+                        self.decoder(self._one_step_endpoint(x_0, x_1, timesteps, velocities, gate_log_probs)), targets
                     )
                 ),
                 "length_loss": lambda: self._length_loss(length_logits, canvas_mask, count),
@@ -568,6 +574,16 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
             return flow.experts.forward_routed(states, routing).float()
 
         return solve_ode(velocity, x_0, time_grid=times)
+
+    def _one_step_endpoint(self, x_0, x_1, timesteps, velocities, gate_log_probs) -> torch.Tensor:
+        """`x_t + (1 - t) v_k` (B, L, d) for the expert k most responsible for the true velocity of each token."""
+        u = target_velocity(x_0, x_1)
+        with torch.no_grad():
+            expert = responsibilities(u, velocities, gate_log_probs, self.config.velocity_std).argmax(-1)
+        index = expert[..., None, None].expand(-1, -1, 1, velocities.shape[-1])
+        chosen = velocities.gather(2, index).squeeze(2).float()
+        # The state is given: gradients reach the autoencoder through its own terms.
+        return linear_path(x_0, x_1, timesteps).detach() + (1 - timesteps)[:, None, None] * chosen
 
     @staticmethod
     def _length_loss(length_logits: torch.Tensor, canvas_mask: torch.Tensor, count) -> torch.Tensor:

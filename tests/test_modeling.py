@@ -16,6 +16,7 @@ from modeling_yan.layers_yan import YanExperts, YanTimeEmbedding
 from .conftest import VOCAB_SIZE, source_batch, tiny_config, tiny_model
 
 ALL_TERMS = {
+    "denoising_ce_loss_weight": 0.5,
     "gate_entropy_weight": 0.1,
     "load_balance_weight": 0.1,
     "mmd_loss_weight": 0.1,
@@ -81,7 +82,17 @@ def test_every_loss_term_is_there_and_adds_up():
     ids, mask = source_batch()
     labels = target_labels()
     outputs = model(ids, mask, labels=labels, **pinned_draws(labels))
-    names = ["nll_loss", "mse_loss", "ce_loss", "length_loss", "gate_entropy", "load_balance", "mmd_loss", "latent_l2"]
+    names = [
+        "nll_loss",
+        "mse_loss",
+        "ce_loss",
+        "denoising_ce_loss",
+        "length_loss",
+        "gate_entropy",
+        "load_balance",
+        "mmd_loss",
+        "latent_l2",
+    ]
     signs = {"gate_entropy": -1}
     total = sum(signs.get(n, 1) * getattr(model.config, f"{n}_weight") * outputs[n] for n in names)
     torch.testing.assert_close(outputs.loss.detach(), total)
@@ -145,7 +156,7 @@ def test_every_parameter_learns():
 
 
 def test_micro_batches_add_up_to_the_gradient_of_the_batch():
-    model = tiny_model(gate_entropy_weight=0.1, latent_l2_weight=0.1, latent_noise=0.0)
+    model = tiny_model(gate_entropy_weight=0.1, latent_l2_weight=0.1, denoising_ce_loss_weight=0.5, latent_noise=0.0)
     ids, mask = source_batch()
     labels = target_labels()
     draws = pinned_draws(labels)

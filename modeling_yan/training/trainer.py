@@ -11,6 +11,7 @@ LOSS_TERMS = (
     "nll_loss",
     "mse_loss",
     "ce_loss",
+    "denoising_ce_loss",
     "length_loss",
     "gate_entropy",
     "load_balance",

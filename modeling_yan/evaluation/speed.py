@@ -1,0 +1,119 @@
+"""Speed of generation as a ratio between systems, measured side by side in one run."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+
+@dataclass
+class System:
+    """
+    Something that generates, to be timed.
+
+    Args:
+        name: for tables.
+        generate: takes one prepared input, returns the number of tokens written (padding excluded, EOS included).
+        inputs: prepared inputs, one per call.
+    """
+
+    name: str
+    generate: Callable[[dict], int]
+    inputs: Sequence[dict]
+    seconds: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+    def summary(self) -> dict:
+        """Median and quartiles of latency per call in milliseconds, and tokens per second over all calls."""
+        low, median, high = statistics.quantiles(self.seconds, n=4)
+        return {
+            "latency_ms": {"median": 1e3 * median, "quartiles": [1e3 * low, 1e3 * high]},
+            "tokens_per_second": sum(self.tokens) / sum(self.seconds),
+            "calls": len(self.seconds),
+            "tokens": sum(self.tokens),
+        }
+
+
+def measure_side_by_side(systems: Sequence[System], *, repeats: int = 3, warmup: int = 2) -> dict[str, dict]:
+    """
+    Times every system on every input, switching systems after each call and reversing their order in every other
+    round, so that drifts of the machine hit all alike.
+
+    Args:
+        repeats: rounds over all inputs.
+        warmup: untimed calls of each system.
+
+    Returns:
+        Summary by system name.
+
+    Raises:
+        ValueError: if the systems have different numbers of inputs, or fewer than 2 timings would be made.
+    """
+    counts = {len(system.inputs) for system in systems}
+    if len(counts) != 1 or counts.pop() * repeats < 2:
+        raise ValueError("every system needs as many inputs as the others, and inputs x repeats at least 2")
+    for system in systems:
+        system.seconds, system.tokens = [], []
+        for prepared in list(system.inputs)[:warmup]:
+            system.generate(prepared)
+    for repeat in range(repeats):
+        for index in range(len(systems[0].inputs)):
+            for system in systems if (repeat + index) % 2 == 0 else reversed(systems):
+                synchronize()
+                start = time.perf_counter()
+                tokens = system.generate(system.inputs[index])
+                synchronize()
+                system.seconds.append(time.perf_counter() - start)
+                system.tokens.append(tokens)
+    return {system.name: system.summary() for system in systems}
+
+
+def synchronize() -> None:
+    """Waits for the accelerator, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def count_tokens(ids: torch.Tensor, pad_token_id: int, eos_token_id: int | None) -> int:
+    """Tokens of generated rows (B, L) up to and including EOS, without padding."""
+    total = 0
+    for row in ids.tolist():
+        for token in row:
+            if token == pad_token_id and token != eos_token_id:
+                break
+            total += 1
+            if token == eos_token_id:
+                break
+    return total
+
+
+def gpt2_of_equal_size(model: PreTrainedModel, *, layers: int = 6, heads: int = 4, seed: int = 0) -> GPT2LMHeadModel:
+    """
+    A GPT-2 with random weights, the width chosen so that its parameter count is as close as possible to the model's,
+    same vocabulary. Speed does not depend on what the weights are.
+    """
+    config = model.config
+    best = None
+    for width in range(heads * 2, 2048, heads * 2):
+        count = 12 * layers * width**2 + (config.vocab_size + 2 * config.max_position_embeddings) * width
+        if best is None or abs(count - model.num_parameters()) < abs(best[1] - model.num_parameters()):
+            best = (width, count)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    twin = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=2 * config.max_position_embeddings,
+            n_embd=best[0],
+            n_layer=layers,
+            n_head=heads,
+            pad_token_id=config.pad_token_id,
+            bos_token_id=config.bos_token_id,
+            eos_token_id=config.eos_token_id,
+        )
+    )
+    torch.random.set_rng_state(state)
+    return twin.to(model.device, model.dtype).eval()
