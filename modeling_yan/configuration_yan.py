@@ -21,6 +21,8 @@ CUSTOM_PIPELINES = {
     task: {"impl": "pipeline_yan.YanTextGenerationPipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
     for task in ("text2text-generation", "text-generation")
 }
+# The Llama-3 tokenizer with a pad and a mask token added.
+DEFAULT_TOKEN_IDS = {"pad_token_id": 128256, "bos_token_id": 128000, "eos_token_id": 128001, "mask_token_id": 128257}
 
 
 @strict
@@ -63,6 +65,8 @@ class YanConfig(PreTrainedConfig):
             must live on the scale of latents and prior (1.0): the flow adds them to its state.
         initializer_range (`float`, *optional*): Initial standard deviation of linear layers;
             `1 / sqrt(3 * fan_in)` (torch's default variance) if unset.
+        pad_token_id, bos_token_id, eos_token_id, mask_token_id (`int`, *optional*): Those of Llama-3 with a pad and a mask
+            token added, where the vocabulary has them; `None` in a smaller one.
         classifier_dropout (`float`, *optional*): Dropout before classification heads; `hidden_dropout_prob` if unset.
 
     Raises:
@@ -76,8 +80,8 @@ class YanConfig(PreTrainedConfig):
         "loss_terms",
         "length_logits",
         "encoder_last_hidden_state",
-        "encoder_hidden_states",
-        "encoder_attentions",
+        "hidden_states",
+        "attentions",
         "latents",
         "velocities",
         "gate_probs",
@@ -125,10 +129,10 @@ class YanConfig(PreTrainedConfig):
     embedding_std: float | int = 1.0
     initializer_range: float | int | None = None
     classifier_dropout: float | int | None = None
-    pad_token_id: int | None = 128256
-    bos_token_id: int | None = 128000
-    eos_token_id: int | list[int] | None = 128001
-    mask_token_id: int | None = 128257
+    pad_token_id: int | None = DEFAULT_TOKEN_IDS["pad_token_id"]
+    bos_token_id: int | None = DEFAULT_TOKEN_IDS["bos_token_id"]
+    eos_token_id: int | list[int] | None = DEFAULT_TOKEN_IDS["eos_token_id"]
+    mask_token_id: int | None = DEFAULT_TOKEN_IDS["mask_token_id"]
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
@@ -143,6 +147,10 @@ class YanConfig(PreTrainedConfig):
         if self.classifier_dropout is None:
             self.classifier_dropout = self.hidden_dropout_prob
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        for name, default in DEFAULT_TOKEN_IDS.items():
+            # The Llama-3 ids mean nothing in another vocabulary; an id that was asked for is checked instead.
+            if getattr(self, name) == default >= self.vocab_size:
+                setattr(self, name, None)
         pipelines = kwargs.get("custom_pipelines", CUSTOM_PIPELINES)
         kwargs["custom_pipelines"] = {
             task: dict(entry) for task, entry in pipelines.items() if task not in self.registered_pipelines

@@ -95,6 +95,7 @@ class YanSeq2SeqLMOutput(ModelOutput):
         length_logits: over lengths 1 .. max_position_embeddings (B, max_position_embeddings).
         latents: the unrolled endpoint (B, Ly, d).
         encoder_last_hidden_state: source states h (B, Lx, d).
+        hidden_states, attentions: of the encoder over the source, when asked for.
         nll_loss, mse_loss, ce_loss, denoising_ce_loss, length_loss, gate_entropy, load_balance, mmd_loss, latent_l2:
             the terms, unweighted and detached; None where the weight is 0.
     """
@@ -104,8 +105,8 @@ class YanSeq2SeqLMOutput(ModelOutput):
     length_logits: torch.FloatTensor | None = None
     latents: torch.FloatTensor | None = None
     encoder_last_hidden_state: torch.FloatTensor | None = None
-    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
     nll_loss: torch.FloatTensor | None = None
     mse_loss: torch.FloatTensor | None = None
     ce_loss: torch.FloatTensor | None = None
@@ -525,8 +526,8 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
             length_logits=length_logits,
             latents=endpoint,
             encoder_last_hidden_state=source,
-            encoder_hidden_states=outputs.hidden_states,
-            encoder_attentions=outputs.attentions,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
             **{name: value.detach() for name, value in terms.items()},
         )
 

@@ -223,9 +223,9 @@ def test_hidden_states_and_attentions_are_recorded(model):
     model.set_attn_implementation("eager")
     outputs = model(ids, mask, labels=target_labels(), output_hidden_states=True, output_attentions=True)
     model.set_attn_implementation("sdpa")
-    assert len(outputs.encoder_hidden_states) == 3
-    assert len(outputs.encoder_attentions) == 2
-    torch.testing.assert_close(outputs.encoder_attentions[0].sum(-1), torch.ones(3, 2, 7))
+    assert len(outputs.hidden_states) == 3
+    assert len(outputs.attentions) == 2
+    torch.testing.assert_close(outputs.attentions[0].sum(-1), torch.ones(3, 2, 7))
 
 
 def test_only_the_chosen_expert_is_computed_and_equals_its_slice():
