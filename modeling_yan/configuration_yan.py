@@ -50,6 +50,8 @@ class YanConfig(PreTrainedConfig):
         num_experts (`int`, defaults to 4): Expert velocity fields K; 1 is plain flow matching.
         gate_temperature (`float`, defaults to 1.0): Divides the gate logits.
         gate_hidden_size (`int`, *optional*): Hidden width of the gate; `hidden_size` if unset.
+        prediction_type (`"velocity"` or `"data"`, defaults to `"velocity"`): What an expert head outputs: the velocity, as
+            in the paper, or the endpoint x_1, from which the velocity is `(x_1 - x_t) / (1 - t)`.
         velocity_std (`float`, defaults to 1.0): Standard deviation sigma of each expert's Gaussian over velocities.
         prior_std (`float`, defaults to 1.0): Standard deviation s_0 of the noise at t = 0.
         latent_noise (`float`, defaults to 0.1): Largest scale of the noise added to latents in training.
@@ -109,6 +111,7 @@ class YanConfig(PreTrainedConfig):
     num_experts: int = 4
     gate_temperature: float | int = 1.0
     gate_hidden_size: int | None = None
+    prediction_type: Literal["velocity", "data"] = "velocity"
     velocity_std: float | int = 1.0
     prior_std: float | int = 1.0
     latent_noise: float | int = 0.1

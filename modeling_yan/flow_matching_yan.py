@@ -38,6 +38,18 @@ def target_velocity(x_0: Tensor, x_1: Tensor) -> Tensor:
     return x_1 - x_0
 
 
+def velocity_from_data(x_1_hat: Tensor, x_t: Tensor, t: Tensor, min_remaining: float = 0.05) -> Tensor:
+    """
+    Velocity that carries `x_t` straight to a predicted endpoint, `(x_1_hat - x_t) / (1 - t)`.
+
+    Args:
+        x_1_hat, x_t: (..., d).
+        t: scalar, or leading dimensions of `x_t`.
+        min_remaining: smallest `1 - t` divided by, since the quotient has no limit at t = 1.
+    """
+    return (x_1_hat - x_t) / (1 - _expand_time(t, x_t)).clamp_min(min_remaining)
+
+
 def sample_timesteps(
     batch_size: int,
     alpha: float = 1.0,

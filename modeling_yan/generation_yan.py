@@ -325,15 +325,8 @@ class YanGenerationMixin(GenerationMixin):
             raise ValueError(f"min_new_tokens={shortest} is more than max_new_tokens / max_length={longest}")
         if options.length_mode == "canvas":
             return torch.full((batch_size, 1), longest, device=device)
-        logits = self.predict_lengths(source, attention_mask)[:, shortest - 1 : longest]
+        logits = self.length_head(source, attention_mask)[:, shortest - 1 : longest]
         return logits.topk(min(options.num_length_candidates, logits.shape[1]), dim=1).indices + shortest
-
-    def predict_lengths(self, source: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Logits over answer lengths 1, 2, … (B, max_position_embeddings) from source states (B, Lx, d)."""
-        if attention_mask is None:
-            return self.length_head(source.mean(1))
-        weights = attention_mask.to(source.dtype).unsqueeze(-1)
-        return self.length_head((source * weights).sum(1) / weights.sum(1).clamp_min(1))
 
     def _row_seeds(self, input_ids, attention_mask, batch_size: int, generator) -> list[int]:
         """One seed per row from a draw of the generator and the row's tokens; a repeated row counts its repeats."""
@@ -420,7 +413,7 @@ class YanGenerationMixin(GenerationMixin):
             index = evaluations
             hidden = first if index == 0 else flow.trunk(x_t, [layer[index] for layer in table], condition)
             evaluations += 1
-            v = flow.experts.forward_routed(hidden, routing).float()
+            v = flow.velocity(flow.experts.forward_routed(hidden, routing), x_t, t)
             if draft is not None:
                 # The endpoint as this evaluation sees it.
                 ahead = x_t + (1 - times[index]) * v
@@ -447,7 +440,7 @@ class YanGenerationMixin(GenerationMixin):
         index = experts[..., None, None].expand(-1, -1, 1, x_0.shape[-1])
 
         def velocity(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return flow(x_t, t.expand(rows), condition)[0].gather(2, index).squeeze(2).float()
+            return flow(x_t, t.expand(rows), condition)[0].gather(2, index).squeeze(2)
 
         grid = time_grid(options.num_inference_steps, shift=options.time_shift, device=x_0.device)
         return solve_ode(velocity, x_0, solver=options.solver, time_grid=grid)

@@ -11,6 +11,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_yan import YanConfig
+from .flow_matching_yan import velocity_from_data
 from .mixers_yan import YanAttention, build_mixer
 
 
@@ -304,6 +305,13 @@ class YanVelocityField(nn.Module):
             )
         return self.final_norm(hidden_states)
 
+    def velocity(self, outputs: torch.Tensor, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Expert outputs (..., d) at states of the same shape -> velocities in float32, by `config.prediction_type`."""
+        outputs = outputs.float()
+        if self.config.prediction_type == "data":
+            return velocity_from_data(outputs, x_t.float(), timesteps)
+        return outputs
+
     def forward(
         self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: FlowCondition
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -315,12 +323,12 @@ class YanVelocityField(nn.Module):
             timesteps: (B,) or (1,).
 
         Returns:
-            Velocities (B, L, K, d) and gate log-probabilities (B, L, K).
+            Velocities (B, L, K, d), float32, and gate log-probabilities (B, L, K).
         """
         time_embedding = self.time_embedding(timesteps)
         hidden_states = self.trunk(x_t, self.modulate(time_embedding), condition)
         gate = self.gate(hidden_states, condition.pooled, time_embedding, condition.canvas_mask)
-        return self.experts(hidden_states), gate
+        return self.velocity(self.experts(hidden_states), x_t.unsqueeze(2), timesteps), gate
 
 
 class YanDecoderLayer(GradientCheckpointingLayer):
@@ -352,13 +360,22 @@ class YanDecoder(nn.Module):
 
 
 class YanLengthHead(nn.Module):
-    """Logits over the answer's length (B, max_position_embeddings) from the mean source state; index i is length i + 1."""
+    """
+    Logits over the answer's length (B, max_position_embeddings); index i is length i + 1. Features of the source tokens
+    are summed, not averaged: what a token adds to an answer's length does not shrink with the number of tokens.
+    """
 
     def __init__(self, config: YanConfig):
         super().__init__()
+        self.token_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.act_fn = ACT2FN[config.hidden_act]
         self.out_proj = nn.Linear(config.hidden_size, config.max_position_embeddings)
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.scale = config.max_position_embeddings**-0.5
 
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        return self.out_proj(self.act_fn(self.dense(pooled)))
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Source states (B, Lx, d) and their mask (B, Lx)."""
+        features = self.act_fn(self.token_proj(hidden_states))
+        if mask is not None:
+            features = features * mask.to(features.dtype).unsqueeze(-1)
+        return self.out_proj(self.act_fn(self.dense(features.sum(1) * self.scale)))

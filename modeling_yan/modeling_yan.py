@@ -470,11 +470,16 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         condition = self.model.condition(length, canvas_mask, source, attention_mask)
         endpoint = self._unroll(x_0, condition, expert_indices, generator, sample=labels is not None)
         logits = self.decoder(endpoint)
-        length_logits = None if self.length_head is None else self.length_head(condition.pooled)
+        length_logits = None if self.length_head is None else self.length_head(source, attention_mask)
 
         loss, terms = None, {}
         if labels is not None:
-            x_1 = self.model.encoder(labels.masked_fill(~canvas_mask, 0), canvas_mask.long()).last_hidden_state
+            # A gradient into its own target would teach the encoder latents that are easy to predict: all alike.
+            with torch.set_grad_enabled(
+                torch.is_grad_enabled() and bool(config.mmd_loss_weight or config.latent_l2_weight)
+            ):
+                latents = self.model.encoder(labels.masked_fill(~canvas_mask, 0), canvas_mask.long()).last_hidden_state
+            x_1 = latents.detach().float()
             if self.training:
                 x_1 = add_latent_noise(x_1, config.latent_noise, generator)
             if timesteps is None:
@@ -485,7 +490,6 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                     generator=generator,
                     device=x_0.device,
                 )
-            x_1 = x_1.float()
             velocities, gate_log_probs = self.model.flow(linear_path(x_0, x_1, timesteps), timesteps, condition)
             tokens = canvas_mask.sum()
             count = tokens.clamp_min(1) if num_items_in_batch is None else num_items_in_batch
@@ -510,8 +514,8 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                 "length_loss": lambda: self._length_loss(length_logits, canvas_mask, count),
                 "gate_entropy": lambda: per_token(gate_entropy(gate_log_probs)),
                 "load_balance": lambda: load_balance(gate_log_probs.exp(), canvas_mask) * share,
-                "mmd_loss": lambda: mmd_to_standard_normal(x_1[canvas_mask], generator=generator) * share,
-                "latent_l2": lambda: per_token(x_1.square().mean(-1)),
+                "mmd_loss": lambda: mmd_to_standard_normal(latents[canvas_mask], generator=generator) * share,
+                "latent_l2": lambda: per_token(latents.float().square().mean(-1)),
             }
             loss = nll.new_zeros(())
             for name, build in builders.items():
@@ -572,7 +576,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
             states = (
                 hidden_states if step == 0 else flow.trunk(x_t, [m[step : step + 1] for m in modulations], condition)
             )
-            return flow.experts.forward_routed(states, routing).float()
+            return flow.velocity(flow.experts.forward_routed(states, routing), x_t, t)
 
         return solve_ode(velocity, x_0, time_grid=times)
 
@@ -583,8 +587,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
             expert = responsibilities(u, velocities, gate_log_probs, self.config.velocity_std).argmax(-1)
         index = expert[..., None, None].expand(-1, -1, 1, velocities.shape[-1])
         chosen = velocities.gather(2, index).squeeze(2).float()
-        # The state is given: gradients reach the autoencoder through its own terms.
-        return linear_path(x_0, x_1, timesteps).detach() + (1 - timesteps)[:, None, None] * chosen
+        return linear_path(x_0, x_1, timesteps) + (1 - timesteps)[:, None, None] * chosen
 
     @staticmethod
     def _length_loss(length_logits: torch.Tensor, canvas_mask: torch.Tensor, count) -> torch.Tensor:

@@ -1,0 +1,189 @@
+"""
+Quality of a YAN on a task: steps, length modes and numbers of candidates, the autoencoder's ceiling, and baselines.
+
+    python examples/run_evaluation.py --model examples/models/yan-e2e --task e2e_nlg --dataset_name ../shared/data/e2e_nlg \
+        --baselines outputs/gpt2-e2e outputs/bart-e2e --output results/quality_e2e.json
+"""
+
+import argparse
+import json
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.utils import logging
+
+from modeling_yan.evaluation.metrics import score_texts
+from modeling_yan.evaluation.speed import System, count_tokens, measure_side_by_side
+from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq
+from modeling_yan.training.scripts import run_script
+from modeling_yan.training.tasks import Task, group_references, load_splits
+
+
+def reconstruct(model, tokenizer, texts: list[str], max_length: int, batch_size: int) -> list[str]:
+    """The autoencoder alone: decoder of the encoder's latents of the reference itself."""
+    answers = []
+    for start in range(0, len(texts), batch_size):
+        batch = tokenizer(
+            texts[start : start + batch_size], return_tensors="pt", padding=True, truncation=True, max_length=max_length
+        )
+        with torch.no_grad():
+            latents = model.get_encoder()(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+            ids = model.decoder(latents).argmax(-1).masked_fill(batch["attention_mask"] == 0, tokenizer.pad_token_id)
+        answers += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    return answers
+
+
+def load_baseline(folder: str):
+    config = AutoConfig.from_pretrained(folder)
+    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return auto_class.from_pretrained(folder).eval()
+
+
+def measure_speed(systems: dict, tokenizer, sources: list[str], max_new_tokens: int) -> dict:
+    """Batch 1, every system writing its own greedy answer."""
+    inputs = [tokenizer(source, return_tensors="pt") for source in sources]
+
+    def timed(model, options: dict):
+        def generate(item) -> int:
+            ids = model.generate(**item, max_new_tokens=max_new_tokens, **options)
+            start = 0 if is_seq2seq(model) else item["input_ids"].shape[1]
+            return count_tokens(ids[:, start:], tokenizer.pad_token_id, tokenizer.eos_token_id)
+
+        return generate
+
+    return measure_side_by_side([System(name, timed(*pair), inputs) for name, pair in systems.items()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--dataset_name", required=True)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 8])
+    parser.add_argument("--candidates", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--length_candidates", type=int, nargs="+", default=[1, 5])
+    parser.add_argument("--baselines", nargs="*", default=[])
+    parser.add_argument("--max_rows", type=int, default=None)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--speed_rows", type=int, default=30)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    task = Task.load(arguments.task)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
+    model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model, trust_remote_code=True, dtype=torch.float32).eval()
+    splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
+    if arguments.split not in splits:
+        raise ValueError(f"--split {arguments.split} is not in {arguments.dataset_name}; it has {sorted(splits)}")
+    rows = group_references(splits[arguments.split])
+    rows = rows.select(range(min(arguments.max_rows or len(rows), len(rows))))
+    references = rows["references"]
+    # The oracle knows the length of the first reference, in tokens with EOS.
+    oracle = [
+        len(ids)
+        for ids in tokenizer(list(rows["target"]), truncation=True, max_length=task.max_target_length)["input_ids"]
+    ]
+    console = Console()
+    table = Table(
+        "system", "length", "steps", "priors x lengths", "BLEU-4", "ROUGE-L", "distinct-2", "words", "seconds"
+    )
+    results = []
+
+    def record(name: str, texts: list[str], seconds: float, **setting) -> None:
+        words = sum(len(text.split()) for text in texts) / len(texts)
+        scores = score_texts(texts, references)
+        results.append({"system": name, **setting, **scores, "mean_words": words, "seconds": round(seconds, 2)})
+        table.add_row(
+            name,
+            setting.get("length", ""),
+            str(setting.get("num_inference_steps", "")),
+            f"{setting.get('num_candidates', '')} x {setting.get('num_length_candidates', '')}",
+            f"{scores['bleu']:.2f}",
+            f"{scores['rougeL']:.2f}",
+            f"{scores['distinct_2']:.1f}",
+            f"{words:.1f}",
+            f"{seconds:.1f}",
+        )
+
+    texts = reconstruct(model, tokenizer, [r[0] for r in references], task.max_target_length, arguments.batch_size)
+    record("autoencoder of the first reference", texts, 0.0)
+    for folder in arguments.baselines:
+        baseline = load_baseline(folder)
+        start = time.perf_counter()
+        texts = generate_texts(
+            baseline,
+            tokenizer,
+            rows["source"],
+            batch_size=arguments.batch_size,
+            max_source_length=task.max_source_length,
+            max_new_tokens=task.max_target_length,
+        )
+        record(Path(folder).name, texts, time.perf_counter() - start, parameters=baseline.num_parameters())
+    settings = [
+        {"length": length, "num_inference_steps": steps, "num_candidates": candidates, "num_length_candidates": lengths}
+        for length in ("predicted", "oracle")
+        for candidates in arguments.candidates
+        for lengths in (arguments.length_candidates if length == "predicted" else [1])
+        for steps in arguments.steps
+    ]
+    for setting in settings:
+        start = time.perf_counter()
+        texts = generate_texts(
+            model,
+            tokenizer,
+            rows["source"],
+            batch_size=arguments.batch_size,
+            max_source_length=task.max_source_length,
+            target_lengths=oracle if setting["length"] == "oracle" else None,
+            generator=torch.Generator().manual_seed(arguments.seed),
+            **{k: v for k, v in setting.items() if k != "length"},
+        )
+        record("YAN", texts, time.perf_counter() - start, **setting)
+
+    systems = {
+        f"YAN {c} x {n}": (
+            model,
+            {"num_candidates": c, "num_length_candidates": n, "generator": torch.Generator().manual_seed(0)},
+        )
+        for c, n in {
+            (1, 1),
+            (1, max(arguments.length_candidates)),
+            (max(arguments.candidates), max(arguments.length_candidates)),
+        }
+    }
+    systems |= {Path(folder).name: (load_baseline(folder), {"do_sample": False}) for folder in arguments.baselines}
+    speed = measure_speed(systems, tokenizer, rows["source"][: arguments.speed_rows], task.max_target_length)
+    report = {
+        "date": date.today().isoformat(),
+        "task": task.name,
+        "split": arguments.split,
+        "rows": len(rows),
+        "seed": arguments.seed,
+        "parameters": model.num_parameters(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "dtype": str(model.dtype),
+        "batch_size": arguments.batch_size,
+        "quality": results,
+        "speed_batch_1": speed,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    console.print(table)
+    fast = Table("system, batch 1", "median ms", "tokens per second")
+    for name, summary in speed.items():
+        fast.add_row(name, f"{summary['latency_ms']['median']:.1f}", f"{summary['tokens_per_second']:.0f}")
+    console.print(fast)
+
+
+if __name__ == "__main__":
+    run_script(main)
