@@ -78,6 +78,15 @@ class YanGenerationMixin(GenerationMixin):
         # Without max_length, Seq2SeqTrainer writes the library's default of 20 here.
         return GenerationConfig(do_sample=False, max_length=self.config.max_position_embeddings, **options, **ids)
 
+    def adjust_generation_fn(self, *args, **kwargs):
+        """As in transformers; a folder without generation options (an autoencoder's) gets YAN's defaults."""
+        super().adjust_generation_fn(*args, **kwargs)
+        defaults = self.default_generation_config()
+        if getattr(self.generation_config, "_from_model_config", False):
+            self.generation_config = defaults
+        elif self.generation_config.max_length is None:
+            self.generation_config.max_length = defaults.max_length
+
     def prepare_inputs_for_generation(self, *args, **kwargs):
         """Required by PEFT's sequence-to-sequence wrapper; YAN's `generate` never calls it."""
         raise NotImplementedError("YAN writes all positions at once; there is no next-token input to prepare")

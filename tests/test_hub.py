@@ -220,6 +220,8 @@ def test_autoencoder_weights_start_a_flow_and_the_rest_is_fresh(tmp_path):
     for name, value in autoencoder.state_dict().items():
         assert torch.equal(flow.state_dict()[name], value)
     assert all(name.startswith(("model.flow.", "length_head.")) for name in report["missing_keys"])
+    assert flow.generation_config.max_length == 32
+    assert flow.generation_config.num_inference_steps == 3
     # Fresh parts are initialised, not left as memory was.
     bias = flow.model.flow.layers[0].modulation.bias.view(6, 16)
     assert (bias[0::2] == 1).all()

@@ -6,7 +6,6 @@ Trains a GPT-2-shaped or BART-shaped model from scratch on a source-target task:
 """
 
 import json
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from transformers import (
 
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.text_generation import generate_texts
+from modeling_yan.training.scripts import parse_arguments, run_script
 from modeling_yan.training.tasks import Task, group_references, load_splits
 from modeling_yan.training.tokenization import tokenize_pairs
 
@@ -41,6 +41,7 @@ class TwinArguments:
     hidden_size: int = field(default=192, metadata={"help": "Width."})
     layers: int = field(default=6, metadata={"help": "GPT-2: layers. BART: layers of encoder and decoder together."})
     num_attention_heads: int = field(default=4, metadata={"help": "Attention heads."})
+    init_std: float = field(default=0.02, metadata={"help": "Initial standard deviation of the weights."})
     hidden_dropout_prob: float = field(default=0.1, metadata={"help": "Dropout."})
 
 
@@ -58,6 +59,7 @@ def build_model(arguments: TwinArguments, tokenizer, max_positions: int):
             resid_pdrop=dropout,
             embd_pdrop=dropout,
             attn_pdrop=dropout,
+            initializer_range=arguments.init_std,
             **ids,
         )
         model = GPT2LMHeadModel(config)
@@ -74,6 +76,7 @@ def build_model(arguments: TwinArguments, tokenizer, max_positions: int):
             encoder_ffn_dim=4 * arguments.hidden_size,
             decoder_ffn_dim=4 * arguments.hidden_size,
             dropout=dropout,
+            init_std=arguments.init_std,
             decoder_start_token_id=tokenizer.bos_token_id,
             forced_eos_token_id=None,
             **ids,
@@ -95,7 +98,7 @@ def join_for_causal(row: dict) -> dict:
 
 def main() -> None:
     parser = HfArgumentParser((TwinArguments, TrainingArguments))
-    arguments, training = parser.parse_args_into_dataclasses()
+    arguments, training = parse_arguments(parser)
     set_seed(training.seed)
     task = Task.load(arguments.task)
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name, trust_remote_code=True)
@@ -145,7 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

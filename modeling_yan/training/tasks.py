@@ -5,6 +5,7 @@ Source-target tasks as data: a YAML file says which columns of a data set make t
     rows = task.build(load_dataset("squad")["train"])   # columns: source, target, references
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +17,12 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from modeling_yan.training.resources import configuration_path
 
+logger = logging.getLogger(__name__)
 METRICS = ("bleu", "rouge", "exact_match")
+
+
+class BadRow(ValueError):
+    """A row that has the columns, but nothing in them that the task can use."""
 
 
 def _sentences(text: str) -> list[str]:
@@ -26,7 +32,7 @@ def _sentences(text: str) -> list[str]:
 def _mask_sentence(values: list[str], *, mask_token: str, index: int) -> str:
     sentences = _sentences(values[0])
     if index >= len(sentences):
-        raise ValueError(f"the text has {len(sentences)} sentences, none at index {index}")
+        raise BadRow(f"the text has {len(sentences)} sentences, none at index {index}")
     return " ".join([*sentences[:index], mask_token, *sentences[index + 1 :]])
 
 
@@ -64,6 +70,7 @@ class Task:
         references: a derived column holding all acceptable targets of a row; by default the target alone.
         max_source_length, max_target_length: in tokens, special tokens included.
         metric: "bleu", "rouge" or "exact_match", the one that chooses the best checkpoint.
+        bad_rows: "raise", or "drop" rows that cannot be rendered, with a warning that counts them.
     """
 
     name: str
@@ -75,6 +82,7 @@ class Task:
     max_source_length: int = 512
     max_target_length: int = 128
     metric: str = "rouge"
+    bad_rows: str = "raise"
 
     @classmethod
     def load(cls, name_or_path: str) -> "Task":
@@ -87,7 +95,12 @@ class Task:
         unknown = set(options) - known
         if unknown:
             raise ValueError(f"{path.name}: unknown keys {sorted(unknown)}; known are {sorted(known)}")
+        missing = {"dataset", "source", "target"} - set(options)
+        if missing:
+            raise ValueError(f"{path.name}: {sorted(missing)} must be given")
         task = cls(name=path.stem, **options)
+        if task.bad_rows not in ("raise", "drop"):
+            raise ValueError(f"{path.name}: bad_rows {task.bad_rows!r} must be raise or drop")
         if task.metric not in METRICS:
             raise ValueError(f"{path.name}: metric {task.metric!r} is not one of {METRICS}")
         for column, options in task.derive.items():
@@ -107,7 +120,9 @@ class Task:
             value = [_lookup(row, c) for c in wanted] if wanted else _lookup(row, options.pop("column"))
             values = value if isinstance(value, list) else [value]
             if not values:
-                raise ValueError(f"nothing to derive {name!r} from: the column is an empty list")
+                raise BadRow(f"nothing to derive {name!r} from: the column is an empty list")
+            if any(value is None or value == "" for value in values):
+                raise BadRow(f"nothing to derive {name!r} from: the column is empty")
             columns[name] = function(values, mask_token=mask_token, **options)
         try:
             source, target = self.source.format(**columns), self.target.format(**columns)
@@ -115,7 +130,7 @@ class Task:
             raise ValueError(f"task {self.name}: column {error} is not in the data; it has {sorted(row)}") from None
         for side, text in (("source", source), ("target", target)):
             if not text.strip():
-                raise ValueError(f"task {self.name}: the {side} of a row is empty: {row}")
+                raise BadRow(f"task {self.name}: the {side} of a row is empty: {row}")
         return {
             "source": source,
             "target": target,
@@ -123,15 +138,38 @@ class Task:
         }
 
     def build(self, dataset: Dataset, mask_token: str = "<mask>") -> Dataset:
-        """A data set -> columns `source`, `target`, `references`. Errors name the row."""
+        """
+        A data set -> columns `source`, `target`, `references`.
+
+        Raises:
+            ValueError: naming the first bad row, or saying that none is good.
+        """
+        first_error = None
 
         def render(row: dict, index: int) -> dict:
+            nonlocal first_error
             try:
                 return self.render(row, mask_token)
-            except ValueError as error:
-                raise ValueError(f"row {index}: {error}") from None
+            except BadRow as error:
+                if self.bad_rows == "raise":
+                    raise ValueError(f"row {index}: {error}") from None
+                first_error = first_error or f"row {index}: {error}"
+                return {"source": "", "target": "", "references": [""]}
 
-        return dataset.map(render, with_indices=True, remove_columns=dataset.column_names, desc=f"task {self.name}")
+        built = dataset.map(
+            render,
+            with_indices=True,
+            remove_columns=dataset.column_names,
+            desc=f"task {self.name}",
+            load_from_cache_file=False,
+        )
+        if first_error is None:
+            return built
+        kept = built.filter(lambda row: bool(row["source"]))
+        if not len(kept):
+            raise ValueError(f"task {self.name}: none of the {len(built)} rows can be used; {first_error}")
+        logger.warning(f"task {self.name}: {len(built) - len(kept)} of {len(built)} rows dropped; {first_error}")
+        return kept
 
 
 def load_splits(dataset_name: str, task: Task, mask_token: str = "<mask>") -> DatasetDict:

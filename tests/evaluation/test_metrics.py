@@ -1,0 +1,36 @@
+import pytest
+
+from modeling_yan.evaluation.metrics import normalize_answer, score_texts, token_f1
+
+
+def test_perfect_text_scores_a_hundred_against_any_of_its_references():
+    text = "The Vaults is a cheap pub near Café Adriatic."
+    scores = score_texts([text, text], [["something else entirely", text], [text]])
+    for name in ("bleu", "rouge1", "rouge2", "rougeL", "exact_match", "f1", "distinct_2"):
+        assert scores[name] == pytest.approx(100), name
+
+
+def test_answers_are_normalised_as_squad_does():
+    assert normalize_answer("The  Cat, a dog!") == "cat dog"
+    assert score_texts(["the Cat."], [["cat"]])["exact_match"] == 100
+    assert token_f1("red cat", "a cat") == pytest.approx(2 / 3)
+    assert token_f1("", "cat") == 0
+    assert token_f1("the", "a") == 1
+
+
+def test_repetition_lowers_distinct_bigrams():
+    assert score_texts(["a b a b a b"], [["a b"]])["distinct_2"] == pytest.approx(100 * 2 / 5)
+
+
+def test_bleu_uses_all_references_of_uneven_number():
+    few, many = [["x y z w v"]], [["x y z w v", "the cat sat on the mat"]]
+    text = ["the cat sat on the mat"]
+    assert score_texts(text, few)["bleu"] < 1 < score_texts(text, many)["bleu"]
+    assert score_texts(text * 2, few + many)["bleu"] > 10
+
+
+def test_nothing_to_score_is_an_error():
+    with pytest.raises(ValueError, match="0 predictions"):
+        score_texts([], [])
+    with pytest.raises(ValueError, match="1 predictions and 2"):
+        score_texts(["a"], [["a"], ["b"]])

@@ -1,0 +1,238 @@
+"""The scripts as a user runs them: tiny settings, real text from small files, what they write and how they refuse."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, load_dataset
+from transformers import AutoModelForSeq2SeqLM
+
+from modeling_yan import YanForMaskedLM
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "examples" / "data" / "e2e_nlg"
+
+
+def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def ran(script: str, *arguments: str, cwd: Path) -> str:
+    done = run(script, *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def refused(script: str, *arguments: str, cwd: Path) -> str:
+    done = run(script, *arguments, cwd=cwd)
+    assert done.returncode == 2, done.stderr[-3000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr[-3000:]
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    """A small data set of real rows, an autoencoder and a teacher trained for a few updates."""
+    path = tmp_path_factory.mktemp("examples")
+    rows = load_dataset(str(DATA))["test"]
+    (path / "data").mkdir()
+    rows.select(range(120)).to_parquet(path / "data" / "train.parquet")
+    rows.select(range(300, 330)).to_parquet(path / "data" / "validation.parquet")
+    common = [
+        "--max_steps",
+        "3",
+        "--per_device_train_batch_size",
+        "8",
+        "--report_to",
+        "none",
+        "--use_cpu",
+        "--save_strategy",
+        "no",
+    ]
+    ran(
+        "run_autoencoder.py", "--train_tokenizer", "400", "--dataset_name", "data", "--text_columns", "meaning_representation",
+        "human_reference", "--config_overrides", "{hidden_size: 32, intermediate_size: 64}", "--output_dir", "autoencoder",
+        "--ema_decay", "0.9", *common, cwd=path,
+    )  # fmt: skip
+    ran(
+        "baselines/run_autoregressive.py", "--architecture", "gpt2", "--task", "e2e_nlg", "--dataset_name", "data",
+        "--tokenizer_name", "autoencoder", "--hidden_size", "32", "--layers", "1", "--output_dir", "teacher", *common, cwd=path,
+    )  # fmt: skip
+    return path
+
+
+FLOW = ["--per_device_train_batch_size", "8", "--report_to", "none", "--use_cpu", "--logging_steps", "2"]
+
+
+def test_autoencoder_folder_is_a_loadable_model_with_its_metrics(workspace):
+    model = YanForMaskedLM.from_pretrained(workspace / "autoencoder")
+    assert model.config.vocab_size == 400
+    metrics = json.loads((workspace / "autoencoder" / "eval_results.json").read_text())
+    assert 0 <= metrics["eval_token_accuracy"] <= 1
+
+
+def test_flow_trains_from_the_autoencoder_logs_every_term_and_resumes(workspace):
+    arguments = [
+        "--model_name_or_path", "autoencoder", "--task", "e2e_nlg", "--dataset_name", "data", "--output_dir", "flow",
+        "--save_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2", "--freeze", "encoder,decoder",
+        "--metric_for_best_model", "bleu", "--load_best_model_at_end", "--ema_decay", "0.9", *FLOW,
+    ]  # fmt: skip
+    ran("run_flow.py", *arguments, "--max_steps", "2", cwd=workspace)
+    log = json.loads((workspace / "flow" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    assert {"nll_loss", "mse_loss", "ce_loss", "length_loss"} <= set(log[0])
+    assert any("eval_bleu" in entry for entry in log)
+    assert (workspace / "flow" / "checkpoint-2" / "ema.safetensors").exists()
+    ran("run_flow.py", *arguments, "--max_steps", "4", "--resume_from_checkpoint", "flow/checkpoint-2", cwd=workspace)
+    report = json.loads((workspace / "flow" / "report.json").read_text())
+    assert report["updates"] == 4
+    assert report["trained_parameters"] < report["parameters"]
+    assert "bleu" in report["validation"]
+    # What was frozen is what the autoencoder had, and the options survive for the next user.
+    flow = AutoModelForSeq2SeqLM.from_pretrained(workspace / "flow")
+    frozen = YanForMaskedLM.from_pretrained(workspace / "autoencoder").state_dict()
+    assert all(torch.equal(flow.state_dict()[name], value) for name, value in frozen.items())
+    assert flow.generation_config.max_length == 128
+    assert flow.generation_config.num_inference_steps == 3
+
+
+def test_recipe_file_with_an_override_trains_a_lora_adapter(workspace):
+    recipe = {
+        "model_name_or_path": "autoencoder",
+        "task": "e2e_nlg",
+        "dataset_name": "data",
+        "output_dir": "lora",
+        "use_lora": True,
+        "max_steps": 50,
+        "per_device_train_batch_size": 4,
+        "report_to": "none",
+        "use_cpu": True,
+        "max_train_samples": 16,
+        "max_eval_samples": 4,
+    }
+    (workspace / "recipe.json").write_text(json.dumps(recipe))
+    ran("run_flow.py", "recipe.json", "--max_steps", "2", cwd=workspace)
+    assert json.loads((workspace / "lora" / "report.json").read_text())["updates"] == 2
+    assert (workspace / "lora" / "adapter_model.safetensors").exists()
+
+
+def test_distillation_writes_answers_resumes_and_trains(workspace):
+    arguments = [
+        "--teacher", "teacher", "--task", "e2e_nlg", "--dataset_name", "data", "--distilled_dir", "distilled",
+        "--model_name_or_path", "autoencoder", "--output_dir", "distilled-yan", "--teacher_batch_size", "4", *FLOW,
+    ]  # fmt: skip
+    ran("run_distillation.py", *arguments, "--only_write", "--extra_sources", "6", cwd=workspace)
+    path = workspace / "distilled" / "answers.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    train = {row["meaning_representation"] for row in load_dataset(str(workspace / "data"))["train"]}
+    assert len(lines) == len(train) + 6
+    # An interruption in the middle of a line.
+    path.write_bytes(b"".join(lines[:5]) + lines[5][:10])
+    ran("run_distillation.py", *arguments, "--extra_sources", "6", "--max_steps", "2", cwd=workspace)
+    assert path.read_bytes() == whole
+    report = json.loads((workspace / "distilled-yan" / "report.json").read_text())
+    assert report["train_rows"] <= len(lines)
+    message = refused(
+        "run_distillation.py", *arguments, "--extra_sources", "6", "--seed", "7", "--only_write", cwd=workspace
+    )
+    assert "other sources" in message
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("run_flow.py", ["--task", "nonsense", "--dataset_name", "data", "--model_name_or_path", "autoencoder"], "nonsense"),
+        ("run_flow.py", ["--task", "squad", "--dataset_name", "data", "--model_name_or_path", "autoencoder"], "answers.text"),
+        ("run_flow.py", ["--task", "e2e_nlg", "--dataset_name", "data"], "tokenizer_name"),
+        (
+            "run_flow.py",
+            ["--task", "e2e_nlg", "--dataset_name", "data", "--model_name_or_path", "autoencoder", "--freeze", "brain"],
+            "brain",
+        ),
+        (
+            "run_flow.py",
+            ["--task", "e2e_nlg", "--dataset_name", "data", "--model_name_or_path", "autoencoder", "--config_overrides", "{x: 1}"],
+            "'x'",
+        ),
+        ("run_autoencoder.py", ["--dataset_name", "data", "--text_columns", "prose", "--train_tokenizer", "400"], "prose"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_end_with_one_clear_line(workspace, script, arguments, message):
+    assert message in refused(
+        script, *arguments, "--output_dir", "refused", "--use_cpu", "--report_to", "none", cwd=workspace
+    )
+
+
+def test_unknown_recipe_keys_are_refused(workspace):
+    (workspace / "bad.yaml").write_text("task: e2e_nlg\nlearning_rat: 0.1\n")
+    assert "learning_rat" in refused("run_flow.py", "bad.yaml", cwd=workspace)
+    assert "no file" in refused("run_flow.py", "absent.yaml", cwd=workspace)
+
+
+def test_evaluation_reports_every_setting_and_the_ceiling(workspace):
+    ran(
+        "run_evaluation.py", "--model", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name", DATA,
+        "--max_rows", "4", "--steps", "1", "3", "--candidates", "1", "2", "--length_candidates", "1", "2", "--speed_rows", "2",
+        "--output", "quality.json", cwd=workspace,
+    )  # fmt: skip
+    report = json.loads((workspace / "quality.json").read_text())
+    assert len(report["quality"]) == 1 + 2 * 2 * 2 + 2 * 2
+    assert report["quality"][0]["bleu"] > 90
+    assert all(summary["tokens_per_second"] > 0 for summary in report["speed_batch_1"].values())
+    message = refused(
+        "run_evaluation.py", "--model", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name", DATA,
+        "--split", "holdout", "--output", "x.json", cwd=workspace,
+    )  # fmt: skip
+    assert "holdout" in message
+
+
+def test_benchmark_passes_its_correctness_gate(workspace):
+    out = workspace / "benchmark.json"
+    ran(
+        "run_benchmark.py",
+        "--preset",
+        "yan-tiny",
+        "--batch_sizes",
+        "2",
+        "--repeats",
+        "2",
+        "--output",
+        out,
+        cwd=workspace,
+    )
+    rows = json.loads(out.read_text())["rows"]
+    assert {(row["what"], row["system"]) for row in rows} >= {
+        ("generate 26 tokens", "YAN"),
+        ("training step", "GPT-2-shaped"),
+    }
+
+
+def test_two_dimensional_example_writes_scores_and_pictures(workspace):
+    ran("moe_fm_2d.py", "--updates", "20", "--seeds", "1", "--samples", "200", "--output_dir", "2d", cwd=workspace)
+    scores = json.loads((workspace / "2d" / "scores.json").read_text())["scores"]
+    assert len(scores) == 4 * 4 * 6
+    sizes = {s["parameters"] for s in scores}
+    assert max(sizes) / min(sizes) < 1.05
+    for name in ("densities", "trajectories", "errors"):
+        assert (workspace / "2d" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_quickstart_runs_offline(workspace):
+    out = ran("quickstart.py", "--finetuning_seconds", "2", "--rows", "20", "--speed_calls", "2", cwd=workspace)
+    assert out.count("draft after step 3") == 10
+    assert "tokens per second" in out
+    assert "are equal" in out
+    assert "adapter weights" in out
+
+
+def test_rows_of_the_shipped_data_are_what_the_task_expects():
+    rows = load_dataset(str(DATA))["test"]
+    assert isinstance(rows, Dataset)
+    assert len(rows) == 2000

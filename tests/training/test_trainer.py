@@ -1,0 +1,156 @@
+"""Trainer integration: gradient accumulation, logged terms, averaged weights, freezing."""
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments
+
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.training.stages import freeze
+from modeling_yan.training.tokenization import train_tokenizer
+from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer
+
+from ..conftest import tiny_model
+
+TEXTS = [
+    "a cheap pub near the river",
+    "an expensive restaurant",
+    "the Vaults",
+    "kid friendly coffee shop in the centre",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 300, 32)
+
+
+def rows(tokenizer) -> Dataset:
+    pairs = [(tokenizer(s)["input_ids"], tokenizer(t)["input_ids"]) for s in TEXTS for t in TEXTS]
+    return Dataset.from_list([{"input_ids": s, "attention_mask": [1] * len(s), "labels": t} for s, t in pairs])
+
+
+class FixedDraws(YanForConditionalGeneration):
+    """Draws that depend on the row's content only, so that batches can be split without changing them."""
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None, **kwargs):
+        noise = torch.stack([torch.full((labels.shape[1], 16), float(row.sum() % 7) / 7 - 0.5) for row in input_ids])
+        times = (input_ids.sum(-1) % 5) / 5.0
+        experts = torch.zeros(labels.shape, dtype=torch.long)
+        return super().forward(
+            input_ids, attention_mask, labels, prior_noise=noise, timesteps=times, expert_indices=experts, **kwargs
+        )
+
+
+def train(tokenizer, folder, model=None, callbacks=None, **options):
+    torch.manual_seed(0)
+    model = model or tiny_model(FixedDraws, vocab_size=300, latent_noise=0.0)
+    arguments = {
+        "output_dir": str(folder),
+        "max_steps": 3,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "optim": "sgd",
+        "report_to": "none",
+        "use_cpu": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "max_grad_norm": 0.0,
+    }
+    trainer = YanSeq2SeqTrainer(
+        model=model.train(),
+        args=Seq2SeqTrainingArguments(**{**arguments, **options}),
+        train_dataset=rows(tokenizer),
+        eval_dataset=rows(tokenizer),
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.train()
+    return trainer
+
+
+def test_gradient_accumulation_gives_the_weights_of_the_whole_batch(tokenizer, tmp_path):
+    whole = train(tokenizer, tmp_path)
+    split = train(tokenizer, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    for (name, a), b in zip(whole.model.named_parameters(), split.model.parameters(), strict=True):
+        torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-4, msg=name)
+    for name in ("loss", "nll_loss", "ce_loss", "mse_loss", "length_loss"):
+        a, b = ([entry[name] for entry in t.state.log_history if "loss" in entry] for t in (whole, split))
+        assert len(a) == 3
+        assert b == pytest.approx(a, rel=1e-3, abs=2e-3), name
+
+
+def test_logged_terms_add_up_to_the_logged_loss(tokenizer, tmp_path):
+    trainer = train(tokenizer, tmp_path, logging_steps=3)
+    entry = next(e for e in trainer.state.log_history if "nll_loss" in e)
+    config = trainer.model.config
+    terms = ("nll_loss", "mse_loss", "ce_loss", "length_loss")
+    assert entry["loss"] == pytest.approx(sum(getattr(config, f"{t}_weight") * entry[t] for t in terms), rel=1e-3)
+
+
+def test_training_lowers_the_loss(tokenizer, tmp_path):
+    model = tiny_model(vocab_size=300, nll_loss_weight=0.05)
+    trainer = train(
+        tokenizer,
+        tmp_path,
+        model=model,
+        max_steps=60,
+        optim="adamw_torch",
+        per_device_train_batch_size=16,
+        max_grad_norm=1.0,
+    )
+    losses = [entry["ce_loss"] for entry in trainer.state.log_history if "ce_loss" in entry]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_averaged_weights_are_the_recursion_and_serve_evaluation(tokenizer, tmp_path):
+    seen = []
+
+    class Spy(EMACallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            super().on_step_end(args, state, control, model=model, **kwargs)
+            seen.append(model.decoder.lm_head.bias.detach().clone())
+
+    start = tiny_model(FixedDraws, vocab_size=300, latent_noise=0.0)
+    average = start.decoder.lm_head.bias.detach().clone()
+    trainer = train(tokenizer, tmp_path, model=start, callbacks=[Spy(0.5)])
+    for update, weights in enumerate(seen, 1):
+        decay = min(0.5, (1 + update) / (10 + update))
+        average = decay * average + (1 - decay) * weights
+    torch.testing.assert_close(trainer.model.decoder.lm_head.bias.detach(), average)
+    callback = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Spy))
+    callback.average = {name: torch.zeros_like(p) for name, p in callback.average.items()}
+    before = trainer.model.decoder.lm_head.bias.detach().clone()
+    with callback.applied(trainer.model):
+        assert (trainer.model.decoder.lm_head.bias == 0).all()
+    assert torch.equal(trainer.model.decoder.lm_head.bias.detach(), before)
+
+
+def test_predict_with_generate_leaves_yans_options_in_the_checkpoint(tokenizer, tmp_path):
+    trainer = train(tokenizer, tmp_path, model=tiny_model(vocab_size=300), predict_with_generate=True)
+    ids = trainer.predict(rows(tokenizer)).predictions
+    assert len(ids) == 16
+    trainer.save_model(tmp_path / "saved")
+    loaded = YanForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert loaded.generation_config.max_length == 32
+    assert loaded.generation_config.num_inference_steps == 3
+
+
+@pytest.mark.parametrize("parts", [[], ["encoder"], ["embeddings", "decoder"], ["flow", "length_head"]])
+def test_freeze_freezes_what_it_names_and_nothing_else(parts):
+    model = tiny_model()
+    left = freeze(model, parts)
+    for name, parameter in model.named_parameters():
+        part = name.removeprefix("model.")
+        expected = not any(part.startswith({"embeddings": "encoder.embeddings."}.get(p, p + ".")) for p in parts)
+        assert parameter.requires_grad == expected, name
+    assert left == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_freezing_everything_or_nonsense_is_refused():
+    with pytest.raises(ValueError, match="brain"):
+        freeze(tiny_model(), ["brain"])
+    with pytest.raises(ValueError, match="nothing to train"):
+        freeze(tiny_model(), ["encoder", "flow", "decoder", "length_head"])
