@@ -35,7 +35,7 @@ for _auto, _model in (
     _auto.register(YanConfig, _model, exist_ok=True)
 
 # transformers 5 removed this task's name; a registered one answers again, without remote code.
-pipelines.REMOVED_TASKS.pop("text2text-generation", None)
+getattr(pipelines, "REMOVED_TASKS", {}).pop("text2text-generation", None)
 pipelines.PIPELINE_REGISTRY.register_pipeline(
     "text2text-generation", YanTextGenerationPipeline, pt_model=AutoModelForSeq2SeqLM, type="text"
 )
