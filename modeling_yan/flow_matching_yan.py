@@ -38,6 +38,15 @@ def target_velocity(x_0: Tensor, x_1: Tensor) -> Tensor:
     return x_1 - x_0
 
 
+def add_latent_noise(latents: Tensor, largest_scale: float, generator: torch.Generator | None = None) -> Tensor:
+    """Adds `a N(0, I)` with one `a ~ U(0, largest_scale)` per row: (B, L, d)."""
+    if largest_scale == 0:
+        return latents
+    options = {"generator": generator, "device": latents.device}
+    scale = largest_scale * torch.rand(len(latents), 1, 1, **options)
+    return latents + (scale * torch.randn(latents.shape, **options)).to(latents.dtype)
+
+
 def velocity_from_data(x_1_hat: Tensor, x_t: Tensor, t: Tensor, min_remaining: float = 0.05) -> Tensor:
     """
     Velocity that carries `x_t` straight to a predicted endpoint, `(x_1_hat - x_t) / (1 - t)`.

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from .flow_matching_yan import SOLVER_EVALUATIONS, evaluation_times, select_experts, solve_ode, time_grid
-from .layers_yan import FlowCondition
+from .layers_yan import FlowCondition, route_tokens
 
 # Defaults of the options that transformers' GenerationConfig does not know. They live in it as plain attributes.
 GENERATION_DEFAULTS = {
@@ -180,7 +180,8 @@ class YanGenerationMixin(GenerationMixin):
             streamer: gets the final ids by `put` (batch size 1); each step's draft by `put_draft` if it has it.
             generator: decides everything random. Draws depend on it and on the row's own tokens only, neither on
                 other rows nor on padding; repeated rows get different draws.
-            prior_noise: the state at t = 0 instead of a draw: (B, L, d), or (B, num_candidates, L, d); used up to each canvas' length.
+            prior_noise: the state at t = 0 instead of a draw: (B, L, d), or (B, num_candidates, L, d). No canvas is longer
+                than it; a shorter one uses its beginning.
             target_lengths: canvas length of each answer, EOS included: one for all or (B,). The paper's oracle setting.
 
         Options: `num_inference_steps` (3; steps of the solver), `solver` ("euler", "midpoint", "heun"; the latter two
@@ -220,7 +221,7 @@ class YanGenerationMixin(GenerationMixin):
                 f"a streamer takes one text, got {batch_size} rows x {options.num_return_sequences} return sequences"
             )
         # 4.
-        lengths = self._canvas_lengths(options, source, attention_mask, target_lengths)
+        lengths = self._canvas_lengths(options, source, attention_mask, target_lengths, prior_noise)
         num_lengths = lengths.shape[1]
         returned = options.num_return_sequences
         priors = max(options.num_candidates, returned)
@@ -308,7 +309,7 @@ class YanGenerationMixin(GenerationMixin):
                     "use the model's own tokenizer"
                 )
 
-    def _canvas_lengths(self, options, source, attention_mask, target_lengths) -> torch.LongTensor:
+    def _canvas_lengths(self, options, source, attention_mask, target_lengths, prior_noise=None) -> torch.LongTensor:
         """Candidate canvas lengths (B, number of candidates), the most probable first."""
         batch_size, device, table = len(source), source.device, self.config.max_position_embeddings
         longest = options.max_new_tokens if options.max_new_tokens is not None else options.max_length
@@ -330,8 +331,13 @@ class YanGenerationMixin(GenerationMixin):
             raise ValueError(
                 f"max_new_tokens / max_length={longest} must be between 1 and max_position_embeddings={table}"
             )
+        if prior_noise is not None and prior_noise.dim() in (3, 4):
+            longest = min(longest, prior_noise.shape[-2])
         if shortest > longest:
-            raise ValueError(f"min_new_tokens={shortest} is more than max_new_tokens / max_length={longest}")
+            raise ValueError(
+                f"min_new_tokens={shortest} is more than the {longest} positions that max_new_tokens, max_length or "
+                "prior_noise allow"
+            )
         if options.length_mode == "canvas":
             return torch.full((batch_size, 1), longest, device=device)
         logits = self.length_head(source, attention_mask)[:, shortest - 1 : longest]
@@ -414,7 +420,7 @@ class YanGenerationMixin(GenerationMixin):
         experts = (
             gate.argmax(-1) if options.expert_selection == "argmax" else select_experts(gate.exp(), uniform=uniform)
         )
-        routing = flow.experts.route(experts)
+        routing = route_tokens(experts, self.config.num_experts)
         evaluations, ahead = 0, None
 
         def velocity(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -422,7 +428,7 @@ class YanGenerationMixin(GenerationMixin):
             index = evaluations
             hidden = first if index == 0 else flow.trunk(x_t, [layer[index] for layer in table], condition)
             evaluations += 1
-            v = flow.velocity(flow.experts.forward_routed(hidden, routing), x_t, t)
+            v = flow.velocity(flow.experts(hidden, routing), x_t, t)
             if draft is not None:
                 # The endpoint as this evaluation sees it.
                 ahead = x_t + (1 - times[index]) * v
@@ -459,7 +465,7 @@ class YanGenerationMixin(GenerationMixin):
         logits = self.decoder(latents).float()
         minimum, eos = options.min_new_tokens or 0, self._eos_ids(options)
         if minimum > 0 and eos:
-            logits[:, : minimum - 1, eos] = -torch.inf
+            logits[:, :minimum, eos] = -torch.inf
         log_probs = logits.log_softmax(-1)
         if options.do_sample:
             ids = select_experts(self._filter(logits, options).softmax(-1), uniform=uniform)

@@ -143,8 +143,32 @@ class YanFlowLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.feed_forward(normed))
 
 
+@dataclass
+class TokenRouting:
+    """
+    Args:
+        order: permutation (B * L,) that groups tokens by expert.
+        inverse: the way back.
+        counts: tokens of each expert.
+    """
+
+    order: torch.Tensor
+    inverse: torch.Tensor
+    counts: list[int]
+
+
+def route_tokens(expert_indices: torch.Tensor, num_experts: int) -> TokenRouting:
+    """Sorts tokens by their expert (B, L), once for a whole trajectory."""
+    flat = expert_indices.flatten()
+    order = flat.argsort(stable=True)
+    return TokenRouting(order, order.argsort(), torch.bincount(flat, minlength=num_experts).tolist())
+
+
 class YanExperts(nn.Module):
-    """K velocity heads `Linear - act - Linear` as stacked weights."""
+    """
+    K velocity heads `Linear - act - Linear` as stacked weights. Everything goes through `forward`, which adapters on
+    parameters (PEFT's `target_parameters`) wrap.
+    """
 
     def __init__(self, config: YanConfig):
         super().__init__()
@@ -156,36 +180,29 @@ class YanExperts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(experts, width, inner))
         self.down_bias = nn.Parameter(torch.empty(experts, width))
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """All experts: (B, L, d) -> (B, L, K, d)."""
+    def forward(self, hidden_states: torch.Tensor, routing: TokenRouting | None = None) -> torch.Tensor:
+        """
+        Args:
+            hidden_states: (B, L, d).
+            routing: from `route_tokens`; without it all experts are computed.
+
+        Returns:
+            (B, L, K, d), or with `routing` each token's own expert (B, L, d), the same numbers.
+        """
+        if routing is not None:
+            return self._routed(hidden_states, routing)
         flat = hidden_states.flatten(0, -2).unsqueeze(0).expand(self.num_experts, -1, -1)
         inner = self.act_fn(torch.baddbmm(self.up_bias.unsqueeze(1), flat, self.up_proj.transpose(1, 2)))
         outer = torch.baddbmm(self.down_bias.unsqueeze(1), inner, self.down_proj.transpose(1, 2))
         return outer.transpose(0, 1).reshape(*hidden_states.shape[:-1], self.num_experts, -1)
 
-    def route(self, expert_indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-        """
-        Sorts tokens by their expert, once for a whole trajectory.
-
-        Returns:
-            The permutation (B * L,) that groups tokens by expert, its inverse, and how many each expert has.
-        """
-        flat = expert_indices.flatten()
-        order = flat.argsort(stable=True)
-        return order, order.argsort(), torch.bincount(flat, minlength=self.num_experts).tolist()
-
-    def forward_routed(
-        self, hidden_states: torch.Tensor, routing: tuple[torch.Tensor, torch.Tensor, list[int]]
-    ) -> torch.Tensor:
-        """Only the expert of each token: (B, L, d) -> (B, L, d), equal to the chosen slice of `forward`."""
-        order, inverse, counts = routing
-        flat = hidden_states.flatten(0, -2)
+    def _routed(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
         outputs = []
-        for expert, tokens in enumerate(flat.index_select(0, order).split(counts)):
+        for expert, tokens in enumerate(hidden_states.flatten(0, -2)[routing.order].split(routing.counts)):
             if len(tokens):
                 inner = self.act_fn(F.linear(tokens, self.up_proj[expert], self.up_bias[expert]))
                 outputs.append(F.linear(inner, self.down_proj[expert], self.down_bias[expert]))
-        return torch.cat(outputs).index_select(0, inverse).view(hidden_states.shape)
+        return torch.cat(outputs)[routing.inverse].view(hidden_states.shape)
 
 
 class YanGate(nn.Module):

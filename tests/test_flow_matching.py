@@ -26,6 +26,33 @@ def test_path_starts_at_prior_ends_at_data_and_moves_at_the_target_velocity():
     torch.testing.assert_close(derivative, fm.target_velocity(x_0, x_1), atol=1e-6, rtol=0)
 
 
+def test_velocity_from_data_arrives_at_the_data():
+    x_t, x_1 = random(2, 3, 4), random(2, 3, 4, seed=1)
+    t = torch.tensor([0.0, 0.75], dtype=torch.float64)
+    velocity = fm.velocity_from_data(x_1, x_t, t)
+    torch.testing.assert_close(x_t + (1 - t)[:, None, None] * velocity, x_1)
+    end = fm.velocity_from_data(x_1, x_t, torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(end, (x_1 - x_t) / 0.05)
+
+
+def test_data_prediction_is_solved_exactly_by_euler_whatever_the_steps():
+    x_0, x_1 = random(3, 4), random(3, 4, seed=1)
+    for steps in (1, 3, 7):
+        out = fm.solve_ode(lambda x, t: fm.velocity_from_data(x_1, x, t), x_0, steps)
+        torch.testing.assert_close(out, x_1)
+
+
+def test_latent_noise_has_one_uniform_scale_per_row():
+    latents = torch.zeros(2000, 50, 4)
+    noisy = fm.add_latent_noise(latents, 0.3, torch.Generator().manual_seed(0))
+    scales = noisy.flatten(1).std(1)
+    assert 0 <= scales.min() < 0.01
+    assert 0.28 < scales.max() < 0.35
+    assert scales.mean() == pytest.approx(0.15, abs=0.01)
+    assert torch.equal(noisy, fm.add_latent_noise(latents, 0.3, torch.Generator().manual_seed(0)))
+    assert fm.add_latent_noise(latents, 0.0) is latents
+
+
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (2.0, 5.0), (0.5, 0.5)])
 def test_timesteps_have_the_moments_of_their_beta_distribution(alpha, beta):
     t = fm.sample_timesteps(200_000, alpha, beta, generator=torch.Generator().manual_seed(0))

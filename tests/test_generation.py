@@ -24,7 +24,9 @@ def rows_without_padding(ids: torch.Tensor) -> list[list[int]]:
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "heun"])
 @pytest.mark.parametrize("selection", ["sample", "argmax"])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_fast_path_equals_plain_path(model, solver, selection, steps):
+@pytest.mark.parametrize("prediction_type", ["velocity", "data"])
+def test_fast_path_equals_plain_path(solver, selection, steps, prediction_type):
+    model = tiny_model(prediction_type=prediction_type)
     ids, mask = source_batch()
     options = {"solver": solver, "expert_selection": selection, "num_inference_steps": steps, "time_shift": 1.5}
     fast = details(model, ids, mask, generator=seeded(), target_lengths=[6, 4, 5], **options)
@@ -121,6 +123,25 @@ def test_prior_noise_is_where_the_trajectory_starts(model):
     candidates = torch.randn(3, 2, 8, 16, generator=seeded())
     both = details(model, ids, mask, prior_noise=candidates, target_lengths=8, num_candidates=2, num_return_sequences=2)
     assert both.trajectory.shape == (4, 6, 8, 16)
+
+
+def test_prior_noise_bounds_the_canvas(model):
+    ids, mask = source_batch()
+    noise = torch.randn(3, 5, 16, generator=seeded())
+    assert details(model, ids, mask, prior_noise=noise, length_mode="canvas").target_lengths.tolist() == [5, 5, 5]
+    assert details(model, ids, mask, prior_noise=noise).target_lengths.max() <= 5
+
+
+def test_no_eos_before_min_new_tokens(model):
+    model = tiny_model()
+    with torch.no_grad():
+        model.decoder.lm_head.bias[2] = 100.0
+    ids, mask = source_batch()
+    assert model.generate(ids, mask, target_lengths=8).tolist() == [[2]] * 3
+    out = model.generate(ids, mask, target_lengths=8, min_new_tokens=4)
+    assert out.shape == (3, 5)
+    assert (out[:, :4] != 2).all()
+    assert (out[:, 4] == 2).all()
 
 
 def test_prior_temperature_zero_starts_at_the_mean(model):

@@ -11,7 +11,7 @@ from modeling_yan import (
     YanForTokenClassification,
     YanModel,
 )
-from modeling_yan.layers_yan import YanExperts, YanTimeEmbedding
+from modeling_yan.layers_yan import YanExperts, YanTimeEmbedding, route_tokens
 
 from .conftest import VOCAB_SIZE, source_batch, tiny_config, tiny_model
 
@@ -134,8 +134,9 @@ def test_unrolled_endpoint_is_the_plain_euler_solution_with_all_experts(model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_losses_and_gradients_are_finite(dtype):
-    model = tiny_model(**ALL_TERMS).to(dtype).train()
+@pytest.mark.parametrize("prediction_type", ["velocity", "data"])
+def test_losses_and_gradients_are_finite(dtype, prediction_type):
+    model = tiny_model(prediction_type=prediction_type, **ALL_TERMS).to(dtype).train()
     ids, mask = source_batch()
     labels = target_labels()
     # A row without any label must not poison the others.
@@ -145,6 +146,17 @@ def test_losses_and_gradients_are_finite(dtype):
     assert outputs.loss.isfinite()
     assert all(v.isfinite().all() for k, v in outputs.items() if k.endswith(("loss", "entropy", "balance", "l2")))
     assert all(g.isfinite().all() for g in gradients(model).values())
+
+
+def test_no_gradient_reaches_the_target_latents():
+    # With the source given, only a path through the latents of the target could move the encoder.
+    model = tiny_model(ce_loss_weight=0.0, length_loss_weight=0.0).train()
+    ids, mask = source_batch()
+    encoded = model.get_encoder()(ids, mask)
+    encoded.last_hidden_state = encoded.last_hidden_state.detach()
+    model(attention_mask=mask, labels=target_labels(), encoder_outputs=encoded).loss.backward()
+    moved = [name for name, g in gradients(model).items() if name.startswith("model.encoder.layers")]
+    assert not moved
 
 
 def test_every_parameter_learns():
@@ -235,7 +247,7 @@ def test_only_the_chosen_expert_is_computed_and_equals_its_slice():
     chosen[chosen == 1] = 2  # one expert has no tokens
     everything = experts(states)
     expected = everything.gather(2, chosen[..., None, None].expand(-1, -1, 1, 16)).squeeze(2)
-    routed = experts.forward_routed(states, experts.route(chosen))
+    routed = experts(states, route_tokens(chosen, 3))
     torch.testing.assert_close(routed, expected, atol=1e-6, rtol=1e-5)
     inputs = (states, experts.up_proj, experts.down_proj)
     weights = torch.randn_like(routed)
