@@ -164,13 +164,16 @@ def show_quality(model, tokenizer, rows) -> None:
 
 
 def show_finetuning(model, tokenizer, seconds: float, rows: int) -> None:
-    console.rule(f"4. A new task in {seconds:.0f} seconds: bAbI questions with a LoRA adapter")
-    task = Task.load("babi_qa1")
-    data = load_dataset(str(HERE / "data" / "babi_qa1"))
+    console.rule(
+        f"4. A new task in {seconds:.0f} seconds: bAbI questions on stories of two to four sentences, with a LoRA adapter"
+    )
+    # The tokenizer knows restaurants: bAbI's words fall to pieces, longer stories would not fit a minute.
+    task = Task("babi_qa1", "babi_qa1", "{question} {context}", "{answer}", max_source_length=96, max_target_length=8)
+    data = load_dataset(str(HERE / "data" / "babi_qa1")).filter(lambda row: row["context"].count(".") <= 4)
     train = tokenize_pairs(
         task.build(data["train"], tokenizer.mask_token), tokenizer, task.max_source_length, task.max_target_length
     )
-    test = task.build(data["test"].select(range(rows)), tokenizer.mask_token)
+    test = task.build(data["test"].select(range(min(rows, len(data["test"])))), tokenizer.mask_token)
     adapter = get_peft_model(model, lora_config(32))
     adapter.set_adapter("default")
 
@@ -209,10 +212,10 @@ def show_finetuning(model, tokenizer, seconds: float, rows: int) -> None:
     after = exact_match()
     trained = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
     row = next(iter(test))
-    question = row["source"].split("#######")[-1].strip()
+    question = row["source"]
     answer = generate_texts(adapter, tokenizer, [row["source"]], generator=torch.Generator().manual_seed(0))[0]
     table = Table("", "before", "after", width=130)
-    table.add_row(f"exact match on {rows} test questions", f"{before:.1f} %", f"{after:.1f} %")
+    table.add_row(f"exact match on {len(test)} test questions", f"{before:.1f} %", f"{after:.1f} %")
     console.print(table)
     console.print(
         f"{trainer.state.global_step} updates of {trained:,} adapter weights. “{question}” → “{answer}” (expected “{row['target']}”)"

@@ -17,6 +17,7 @@ from transformers import DataCollatorForSeq2Seq, HfArgumentParser, Seq2SeqTraini
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.metrics import score_texts
+from modeling_yan.evaluation.text_generation import generate_texts
 from modeling_yan.training.scripts import ModelArguments, build_model, load_tokenizer, parse_arguments, run_script
 from modeling_yan.training.stages import freeze
 from modeling_yan.training.tasks import Task, group_references, load_splits
@@ -102,8 +103,14 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
     }
     trainer.save_model()
     for name, rows in evaluations.items():
-        tokens = tokenize_pairs(rows, tokenizer, task.max_source_length, task.max_target_length)
-        texts = decode(trainer.predict(tokens.remove_columns("labels")).predictions)
+        texts = generate_texts(
+            trainer.model,
+            tokenizer,
+            rows["source"],
+            batch_size=training.per_device_eval_batch_size,
+            max_source_length=task.max_source_length,
+            generator=torch.Generator(trainer.model.device).manual_seed(training.seed),
+        )
         report[name] = {"rows": len(rows), **score_texts(texts, rows["references"])}
     if trainer.is_world_process_zero():
         path = Path(training.output_dir) / "report.json"
