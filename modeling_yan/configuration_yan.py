@@ -159,6 +159,8 @@ class YanConfig(PreTrainedConfig):
             task: dict(entry) for task, entry in pipelines.items() if task not in self.registered_pipelines
         }
         super().__post_init__(**kwargs)
+        # Run here too, where the error arrives as the ValueError it is and not wrapped by the library.
+        self.validate_sizes()
 
     def to_dict(self) -> dict:
         """As in transformers; the saved form names all custom pipelines."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from modeling_yan import (
     YanForConditionalGeneration,
@@ -354,12 +355,17 @@ def test_vocabulary_can_be_resized(model):
         ({"velocity_std": -1.0}, "velocity_std"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob"),
         ({"ce_loss_weight": -1.0}, "ce_loss_weight"),
-        ({"encoder_mixer": "rnn"}, "encoder_mixer"),
         ({"unroll_steps": 0}, "unroll_steps"),
     ],
 )
 def test_config_rejects_what_does_not_fit(overrides, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**overrides)
+
+
+@pytest.mark.parametrize("overrides", [{"encoder_mixer": "rnn"}, {"hidden_size": "16"}, {"cross_attention_layers": 3}])
+def test_config_rejects_wrong_types(overrides):
+    with pytest.raises(StrictDataclassError, match=next(iter(overrides))):
         tiny_config(**overrides)
 
 
