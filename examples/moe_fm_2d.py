@@ -149,7 +149,7 @@ def plot_densities(path: Path, panels: dict, held_out: dict[str, Tensor]) -> Non
     for row, (name, data) in zip(axes, held_out.items(), strict=True):
         for axis, title, points in zip(row, columns, [data, *[panels[name, k][0][-1] for k in EXPERTS]], strict=True):
             axis.hist2d(*points.T.numpy(), bins=80, range=[[-2.8, 2.8]] * 2, cmap="magma")
-            axis.set(xticks=[], yticks=[], aspect="equal", title=title if row is axes[0] else None)
+            axis.set(xticks=[], yticks=[], aspect="equal")
         row[0].set_ylabel(name)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
@@ -157,13 +157,15 @@ def plot_densities(path: Path, panels: dict, held_out: dict[str, Tensor]) -> Non
 
 def plot_trajectories(path: Path, panels: dict) -> None:
     figure, axes = plt.subplots(len(DENSITIES), len(EXPERTS), figsize=(2.6 * len(EXPERTS), 2.6 * len(DENSITIES)))
+    for axis, k in zip(axes[0], EXPERTS, strict=True):
+        axis.set_title(f"K = {k}")
     for row, name in zip(axes, DENSITIES, strict=True):
         for axis, k in zip(row, EXPERTS, strict=True):
             states, experts = panels[name, k]
             for point in range(150):
                 axis.plot(*states[:, point].T, color=COLORS[experts[point] % 10], linewidth=0.5, alpha=0.7)
             axis.scatter(*states[-1, :1500].T, s=1, c=[COLORS[e % 10] for e in experts[:1500]])
-            axis.set(xticks=[], yticks=[], aspect="equal", title=f"K = {k}" if row is axes[0] else None)
+            axis.set(xticks=[], yticks=[], aspect="equal")
             axis.set(xlim=(-2.8, 2.8), ylim=(-2.8, 2.8))
         row[0].set_ylabel(name)
     figure.suptitle("3-step trajectories, coloured by expert")
