@@ -146,8 +146,10 @@ def mmd(a: Tensor, b: Tensor, widths: tuple[float, ...] = (0.1, 0.3, 1.0)) -> fl
 def plot_densities(path: Path, panels: dict, held_out: dict[str, Tensor]) -> None:
     columns = ["data", *[f"K = {k}, 3 steps" for k in EXPERTS]]
     figure, axes = plt.subplots(len(held_out), len(columns), figsize=(2.4 * len(columns), 2.4 * len(held_out)))
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title)
     for row, (name, data) in zip(axes, held_out.items(), strict=True):
-        for axis, title, points in zip(row, columns, [data, *[panels[name, k][0][-1] for k in EXPERTS]], strict=True):
+        for axis, points in zip(row, [data, *[panels[name, k][0][-1] for k in EXPERTS]], strict=True):
             axis.hist2d(*points.T.numpy(), bins=80, range=[[-2.8, 2.8]] * 2, cmap="magma")
             axis.set(xticks=[], yticks=[], aspect="equal")
         row[0].set_ylabel(name)
