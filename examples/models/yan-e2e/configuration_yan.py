@@ -1,0 +1,229 @@
+"""YAN model configuration."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+# Which class of modeling_yan.py answers for which Auto class. Written into config.json, so that a saved folder
+# loads with `trust_remote_code=True` where this package is not installed.
+AUTO_MAP = {
+    "AutoConfig": "configuration_yan.YanConfig",
+    "AutoModel": "modeling_yan.YanModel",
+    "AutoModelForMaskedLM": "modeling_yan.YanForMaskedLM",
+    "AutoModelForSeq2SeqLM": "modeling_yan.YanForConditionalGeneration",
+    "AutoModelForSequenceClassification": "modeling_yan.YanForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_yan.YanForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_yan.YanForQuestionAnswering",
+}
+# Pipelines that transformers removed or that assume left-to-right models, answered by pipeline_yan.py.
+CUSTOM_PIPELINES = {
+    task: {"impl": "pipeline_yan.YanTextGenerationPipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
+    for task in ("text2text-generation", "text-generation")
+}
+# The Llama-3 tokenizer with a pad and a mask token added.
+DEFAULT_TOKEN_IDS = {"pad_token_id": 128256, "bos_token_id": 128000, "eos_token_id": 128001, "mask_token_id": 128257}
+
+
+@strict
+class YanConfig(PreTrainedConfig):
+    r"""
+    Configuration of a YAN model: mixture-of-experts flow matching for text (arXiv 2604.15009). The defaults give
+    a model of about 200 million parameters over the Llama-3 vocabulary with a pad and a mask token added.
+
+    Args:
+        vocab_size (`int`, defaults to 128258): Number of token ids.
+        hidden_size (`int`, defaults to 512): Width of embeddings, latents and hidden states.
+        num_attention_heads (`int`, defaults to 8): Heads of every attention; must divide `hidden_size`.
+        intermediate_size (`int`, *optional*): Width of feed-forward layers and expert heads; `4 * hidden_size` if unset.
+        max_position_embeddings (`int`, defaults to 1024): Rows of the position table, the longest source or target.
+        hidden_act (`str`, defaults to `"gelu"`): Activation of feed-forward layers, experts and gate.
+        layer_norm_eps (`float`, defaults to 1e-5): Epsilon of every layer normalisation.
+        hidden_dropout_prob (`float`, defaults to 0.1): Dropout after the embeddings and on every residual branch.
+        attention_bias (`bool`, defaults to `False`): Bias of query, key and value projections; the output projection
+            always has one.
+        encoder_layers, flow_layers, decoder_layers (`int`, defaults to 6, 6, 2): Depth of the three parts.
+        cross_attention_layers (`list[int]`, *optional*): Flow layers that attend to the source; all if unset.
+        encoder_mixer, flow_mixer (`"attention"` or `"mamba"`): Token mixer of encoder and flow.
+        mamba_d_state, mamba_d_conv, mamba_expand (`int`, defaults to 16, 4, 2): Sizes of the Mamba mixers.
+        mamba_intermediate_size (`int`, *optional*): Feed-forward width of Mamba blocks; `intermediate_size` if unset.
+        num_experts (`int`, defaults to 4): Expert velocity fields K; 1 is plain flow matching.
+        gate_temperature (`float`, defaults to 1.0): Divides the gate logits.
+        gate_hidden_size (`int`, *optional*): Hidden width of the gate; `hidden_size` if unset.
+        prediction_type (`"velocity"` or `"data"`, defaults to `"velocity"`): What an expert head outputs: the velocity, as
+            in the paper, or the endpoint x_1, from which the velocity is `(x_1 - x_t) / (1 - t)`.
+        velocity_std (`float`, defaults to 1.0): Standard deviation sigma of each expert's Gaussian over velocities.
+        prior_std (`float`, defaults to 1.0): Standard deviation s_0 of the noise at t = 0.
+        latent_noise (`float`, defaults to 0.1): Largest scale of the noise added to latents in training.
+        time_sampling_alpha, time_sampling_beta (`float`, defaults to 1.0): Beta distribution of training times.
+        unroll_steps (`int`, defaults to 3): Euler steps of the endpoint that the training loss unrolls.
+        length_head (`bool`, defaults to `True`): Whether the model predicts the length of its answer.
+        length_loss_weight, nll_loss_weight, mse_loss_weight, ce_loss_weight, gate_entropy_weight,
+        load_balance_weight, mmd_loss_weight, latent_l2_weight (`float`): Weights of the loss terms.
+        denoising_ce_loss_weight (`float`, defaults to 0.0): Weight of a term the paper does not have: cross-entropy of
+            the endpoint that one step from the likelihood's own `x_t` reaches. It costs a decoder pass and no trunk pass.
+        label_smoothing (`float`, defaults to 0.0): Of the cross-entropy over tokens.
+        embedding_std (`float`, defaults to 1.0): Initial standard deviation of token and position embeddings. Positions
+            must live on the scale of latents and prior (1.0): the flow adds them to its state.
+        initializer_range (`float`, *optional*): Initial standard deviation of linear layers;
+            `1 / sqrt(3 * fan_in)` (torch's default variance) if unset.
+        pad_token_id, bos_token_id, eos_token_id, mask_token_id (`int`, *optional*): Those of Llama-3 with a pad and a mask
+            token added, where the vocabulary has them; `None` in a smaller one.
+        classifier_dropout (`float`, *optional*): Dropout before classification heads; `hidden_dropout_prob` if unset.
+
+    Raises:
+        ValueError: from the constructor, for values that do not fit together.
+    """
+
+    model_type = "yan"
+    # Custom pipelines that this process knows without remote code; set by the installed package.
+    registered_pipelines = ()
+    keys_to_ignore_at_inference = [
+        "loss_terms",
+        "length_logits",
+        "encoder_last_hidden_state",
+        "hidden_states",
+        "attentions",
+        "latents",
+        "velocities",
+        "gate_probs",
+    ]
+
+    vocab_size: int = 128258
+    hidden_size: int = 512
+    num_attention_heads: int = 8
+    intermediate_size: int | None = None
+    max_position_embeddings: int = 1024
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    hidden_dropout_prob: float | int = 0.1
+    attention_bias: bool = False
+    encoder_layers: int = 6
+    flow_layers: int = 6
+    decoder_layers: int = 2
+    cross_attention_layers: list[int] | None = None
+    encoder_mixer: Literal["attention", "mamba"] = "attention"
+    flow_mixer: Literal["attention", "mamba"] = "attention"
+    mamba_d_state: int = 16
+    mamba_d_conv: int = 4
+    mamba_expand: int = 2
+    mamba_intermediate_size: int | None = None
+    num_experts: int = 4
+    gate_temperature: float | int = 1.0
+    gate_hidden_size: int | None = None
+    prediction_type: Literal["velocity", "data"] = "velocity"
+    velocity_std: float | int = 1.0
+    prior_std: float | int = 1.0
+    latent_noise: float | int = 0.1
+    time_sampling_alpha: float | int = 1.0
+    time_sampling_beta: float | int = 1.0
+    unroll_steps: int = 3
+    length_head: bool = True
+    length_loss_weight: float | int = 0.1
+    nll_loss_weight: float | int = 1.0
+    mse_loss_weight: float | int = 1.0
+    ce_loss_weight: float | int = 1.0
+    denoising_ce_loss_weight: float | int = 0.0
+    gate_entropy_weight: float | int = 0.0
+    load_balance_weight: float | int = 0.0
+    mmd_loss_weight: float | int = 0.0
+    latent_l2_weight: float | int = 0.0
+    label_smoothing: float | int = 0.0
+    embedding_std: float | int = 1.0
+    initializer_range: float | int | None = None
+    classifier_dropout: float | int | None = None
+    pad_token_id: int | None = DEFAULT_TOKEN_IDS["pad_token_id"]
+    bos_token_id: int | None = DEFAULT_TOKEN_IDS["bos_token_id"]
+    eos_token_id: int | list[int] | None = DEFAULT_TOKEN_IDS["eos_token_id"]
+    mask_token_id: int | None = DEFAULT_TOKEN_IDS["mask_token_id"]
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        if self.mamba_intermediate_size is None:
+            self.mamba_intermediate_size = self.intermediate_size
+        if self.gate_hidden_size is None:
+            self.gate_hidden_size = self.hidden_size
+        if self.cross_attention_layers is None:
+            self.cross_attention_layers = list(range(self.flow_layers))
+        if self.classifier_dropout is None:
+            self.classifier_dropout = self.hidden_dropout_prob
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        for name, default in DEFAULT_TOKEN_IDS.items():
+            # The Llama-3 ids mean nothing in another vocabulary; an id that was asked for is checked instead.
+            if getattr(self, name) == default >= self.vocab_size:
+                setattr(self, name, None)
+        pipelines = kwargs.get("custom_pipelines", CUSTOM_PIPELINES)
+        kwargs["custom_pipelines"] = {
+            task: dict(entry) for task, entry in pipelines.items() if task not in self.registered_pipelines
+        }
+        super().__post_init__(**kwargs)
+        # Run here too, where the error arrives as the ValueError it is and not wrapped by the library.
+        self.validate_sizes()
+
+    def to_dict(self) -> dict:
+        """As in transformers; the saved form names all custom pipelines."""
+        output = super().to_dict()
+        hidden = {task: dict(CUSTOM_PIPELINES[task]) for task in self.registered_pipelines}
+        output["custom_pipelines"] = {**hidden, **output.get("custom_pipelines", {})}
+        return output
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Layers of the encoder, the part that every class has."""
+        return self.encoder_layers
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """All ids that end a text."""
+        if self.eos_token_id is None:
+            return []
+        return list(self.eos_token_id) if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+
+    def validate_sizes(self):
+        """Checks ranges and combinations; runs in the constructor."""
+        positive = (
+            "vocab_size hidden_size num_attention_heads intermediate_size max_position_embeddings encoder_layers "
+            "flow_layers num_experts gate_temperature gate_hidden_size velocity_std prior_std time_sampling_alpha "
+            "time_sampling_beta unroll_steps layer_norm_eps mamba_d_state mamba_d_conv mamba_expand"
+        )
+        for name in positive.split():
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value} must be greater than 0")
+        not_negative = (
+            "decoder_layers latent_noise length_loss_weight nll_loss_weight mse_loss_weight ce_loss_weight "
+            "denoising_ce_loss_weight gate_entropy_weight load_balance_weight mmd_loss_weight latent_l2_weight embedding_std"
+        )
+        for name in not_negative.split():
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        for name in ("hidden_dropout_prob", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and less than 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
+            )
+        if self.hidden_size % 2 or self.hidden_size < 4:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be even and at least 4: the time embedding halves it"
+            )
+        if self.cross_attention_layers is not None:
+            layers = self.cross_attention_layers
+            if len(set(layers)) != len(layers) or any(not 0 <= i < self.flow_layers for i in layers):
+                raise ValueError(
+                    f"cross_attention_layers={layers} must be distinct indices below flow_layers={self.flow_layers}"
+                )
+        for name in ("pad", "bos", "eos", "mask"):
+            value = getattr(self, f"{name}_token_id")
+            for token_id in value if isinstance(value, list) else [value]:
+                if token_id is not None and not 0 <= token_id < self.vocab_size:
+                    raise ValueError(
+                        f"{name}_token_id={token_id} is not a token id below vocab_size={self.vocab_size}; "
+                        "pass the id the tokenizer uses, or None"
+                    )
+
+
+__all__ = ["YanConfig"]

@@ -1,0 +1,134 @@
+"""What every YAN class shares: weights, saving, and the encoder."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, cached_file, logging
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_yan import YanConfig
+from .layers_yan import YanEmbeddings, YanEncoderLayer, YanExperts, YanModulation
+from .mixers_yan import YanAttention
+
+logger = logging.get_logger(__name__)
+
+
+class YanPreTrainedModel(PreTrainedModel):
+    config_class = YanConfig
+    config: YanConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["YanEmbeddings", "YanEncoderLayer", "YanFlowLayer", "YanDecoderLayer", "YanExperts"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": YanEncoderLayer, "attentions": YanAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+
+        def linear_(weight: torch.Tensor, fan_in: int):
+            std = self.config.initializer_range
+            init.normal_(weight, std=(3 * fan_in) ** -0.5 if std is None else std)
+
+        if isinstance(module, nn.Linear):
+            linear_(module.weight, module.in_features)
+            if isinstance(module, YanModulation):
+                chunks = torch.zeros(module.num_chunks, self.config.hidden_size)
+                chunks[0::2] = 1
+                init.copy_(module.bias, chunks.flatten())
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.embedding_std)
+        elif isinstance(module, YanExperts):
+            linear_(module.up_proj, module.up_proj.shape[-1])
+            linear_(module.down_proj, module.down_proj.shape[-1])
+            init.zeros_(module.up_bias)
+            init.zeros_(module.down_bias)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
+        """
+        As in transformers, and complete: the code that loads the folder with `trust_remote_code=True` is saved with it,
+        which the library does for a class with a single Auto class only, and never for pipelines.
+        """
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            self._save_code(Path(save_directory))
+
+    def _save_code(self, folder: Path) -> None:
+        here = Path(__file__).parent
+        files = {file.name: file for file in here.glob("*_yan.py")}
+        for name in ("configuration_yan.py", "pipeline_yan.py"):
+            if name not in files:
+                # Loaded as remote code, which caches only what this file imports; the rest is where the model came from.
+                found = cached_file(self.config.name_or_path, name, _raise_exceptions_for_missing_entries=False)
+                if found is None:
+                    logger.warning(
+                        f"{name} was not found beside {self.config.name_or_path}; {folder} is saved without it"
+                    )
+                    continue
+                files[name] = Path(found)
+        for name, file in files.items():
+            if file.resolve() != (folder / name).resolve():
+                shutil.copyfile(file, folder / name)
+
+
+class YanEncoder(YanPreTrainedModel):
+    """Embeddings, bidirectional blocks and a final layer norm; its output is both condition and latent."""
+
+    def __init__(self, config: YanConfig):
+        super().__init__(config)
+        self.embeddings = YanEmbeddings(config)
+        self.layers = nn.ModuleList([YanEncoderLayer(config) for _ in range(config.encoder_layers)])
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings.word_embeddings = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        """
+        Args:
+            input_ids: (B, L); or `inputs_embeds` (B, L, d).
+            attention_mask: (B, L), 1 at tokens, 0 at padding on either side; all tokens if absent.
+
+        Raises:
+            ValueError: unless exactly one input is given, no longer than the position table.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+        if length > self.config.max_position_embeddings and (
+            attention_mask is None or attention_mask.sum(-1).max() > self.config.max_position_embeddings
+        ):
+            raise ValueError(
+                f"input_ids has {length} tokens, more than max_position_embeddings={self.config.max_position_embeddings}; "
+                "tokenize with truncation=True"
+            )
+        if inputs_embeds is None:
+            inputs_embeds = self.embeddings.word_embeddings(input_ids)
+        hidden_states = self.embeddings(inputs_embeds, attention_mask)
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, mask)
+        return BaseModelOutput(last_hidden_state=self.final_norm(hidden_states))

@@ -1,0 +1,572 @@
+"""YAN models: the encoder and its heads, the autoencoder (stage 1) and the flow (stages 2 and 3)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_yan import YanConfig
+from .encoder_yan import YanEncoder, YanPreTrainedModel
+from .flow_matching_yan import (
+    add_latent_noise,
+    gate_entropy,
+    linear_path,
+    load_balance,
+    masked_mean,
+    mixture_nll,
+    mmd_to_standard_normal,
+    responsibilities,
+    sample_timesteps,
+    select_experts,
+    solve_ode,
+    target_velocity,
+    token_cross_entropy,
+)
+from .generation_yan import YanGenerationMixin
+from .layers_yan import (
+    FlowCondition,
+    YanDecoder,
+    YanLengthHead,
+    YanVelocityField,
+    masked_mean_pool,
+    route_tokens,
+)
+
+
+@dataclass
+class YanModelOutput(ModelOutput):
+    """
+    Args:
+        last_hidden_state: source states h (B, Lx, d).
+        velocities: all experts at the given canvas state (B, Ly, K, d); only with `x_t`.
+        gate_probs: gate at the given canvas state (B, Ly, K), float32; only with `x_t`.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    velocities: torch.FloatTensor | None = None
+    gate_probs: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class YanMaskedLMOutput(MaskedLMOutput):
+    """
+    Args:
+        loss: weighted sum of the terms below; only with `labels`.
+        logits: (B, L, V).
+        latents: encoder output the logits were decoded from (B, L, d).
+        ce_loss, mmd_loss, latent_l2: the terms, unweighted and detached; None where the weight is 0.
+    """
+
+    latents: torch.FloatTensor | None = None
+    ce_loss: torch.FloatTensor | None = None
+    mmd_loss: torch.FloatTensor | None = None
+    latent_l2: torch.FloatTensor | None = None
+
+
+@dataclass
+class YanSeq2SeqLMOutput(ModelOutput):
+    """
+    Args:
+        loss: weighted sum of the terms below; only with `labels`.
+        logits: decoder of the unrolled endpoint (B, Ly, V).
+        length_logits: over lengths 1 .. max_position_embeddings (B, max_position_embeddings).
+        latents: the unrolled endpoint (B, Ly, d).
+        encoder_last_hidden_state: source states h (B, Lx, d).
+        hidden_states, attentions: of the encoder over the source, when asked for.
+        nll_loss, mse_loss, ce_loss, denoising_ce_loss, length_loss, gate_entropy, load_balance, mmd_loss, latent_l2:
+            the terms, unweighted and detached; None where the weight is 0.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    length_logits: torch.FloatTensor | None = None
+    latents: torch.FloatTensor | None = None
+    encoder_last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    nll_loss: torch.FloatTensor | None = None
+    mse_loss: torch.FloatTensor | None = None
+    ce_loss: torch.FloatTensor | None = None
+    denoising_ce_loss: torch.FloatTensor | None = None
+    length_loss: torch.FloatTensor | None = None
+    gate_entropy: torch.FloatTensor | None = None
+    load_balance: torch.FloatTensor | None = None
+    mmd_loss: torch.FloatTensor | None = None
+    latent_l2: torch.FloatTensor | None = None
+
+
+class YanModel(YanPreTrainedModel):
+    """
+    Encoder and velocity field without decoder.
+
+    Args:
+        add_velocity_field: classification heads use the encoder alone.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^length_head\.", r"^classifier\.", r"^qa_outputs\."]
+
+    def __init__(self, config: YanConfig, add_velocity_field: bool = True):
+        super().__init__(config)
+        self.encoder = YanEncoder(config)
+        self.flow = YanVelocityField(config) if add_velocity_field else None
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.encoder.set_input_embeddings(value)
+
+    def condition(
+        self,
+        canvas_length: int,
+        canvas_mask: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None,
+    ) -> FlowCondition:
+        """Everything that does not change along a trajectory on a canvas of this length and mask (B, L)."""
+        positions = self.encoder.embeddings.positions(canvas_length, canvas_mask)
+        return self.flow.condition(positions, encoder_hidden_states, encoder_attention_mask, canvas_mask)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        x_t: torch.FloatTensor | None = None,
+        timesteps: torch.FloatTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> YanModelOutput:
+        """
+        Args:
+            input_ids, inputs_embeds, attention_mask: the source (B, Lx).
+            x_t: canvas states (B, Ly, d); with them the velocity field is evaluated, at `timesteps` (B,).
+            decoder_attention_mask: (B, Ly), 1 at canvas positions.
+            encoder_outputs: instead of a source.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs[:3])
+        velocities = gate_probs = None
+        if x_t is not None:
+            if self.flow is None:
+                raise ValueError("x_t was given to a model without velocity field")
+            if timesteps is None:
+                raise ValueError("x_t needs timesteps of shape (batch_size,)")
+            condition = self.condition(
+                x_t.shape[1], decoder_attention_mask, encoder_outputs.last_hidden_state, attention_mask
+            )
+            velocities, gate_log_probs = self.flow(x_t, timesteps, condition)
+            gate_probs = gate_log_probs.exp()
+        return YanModelOutput(
+            last_hidden_state=encoder_outputs.last_hidden_state,
+            velocities=velocities,
+            gate_probs=gate_probs,
+            hidden_states=encoder_outputs.hidden_states,
+            attentions=encoder_outputs.attentions,
+        )
+
+
+class YanForMaskedLM(YanPreTrainedModel):
+    """Stage 1, the autoencoder: reads corrupted text, gives back clean text position by position."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^model\.flow\.", r"^length_head\."]
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: YanConfig):
+        super().__init__(config)
+        self.model = YanModel(config, add_velocity_field=False)
+        self.decoder = YanDecoder(config)
+        self.post_init()
+
+    def get_output_embeddings(self):
+        return self.decoder.lm_head
+
+    def set_output_embeddings(self, new_embeddings):
+        self.decoder.lm_head = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        generator: torch.Generator | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> YanMaskedLMOutput:
+        """
+        Args:
+            input_ids: corrupted text (B, L).
+            labels: clean text (B, L), -100 where nothing is asked.
+            generator: for latent noise (training) and the regulariser's samples.
+            num_items_in_batch: labels in the whole batch, when this is one of its micro-batches.
+
+        The MMD term is a statistic of the micro-batch, not a sum over tokens: micro-batches give the mean of their own
+        statistics, which is not the whole batch's. All other terms add up exactly.
+        """
+        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+        latents = outputs.last_hidden_state
+        noisy = add_latent_noise(latents, self.config.latent_noise, generator) if self.training else latents
+        logits = self.decoder(noisy)
+        loss, terms = None, {}
+        if labels is not None:
+            valid = labels != -100
+            count = valid.sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
+            if self.config.mmd_loss_weight:
+                share = valid.sum() / count
+                terms["mmd_loss"] = mmd_to_standard_normal(latents[valid], generator=generator) * share
+            if self.config.latent_l2_weight:
+                terms["latent_l2"] = masked_mean(latents.float().square().mean(-1), valid, count)
+            terms["ce_loss"] = masked_mean(
+                token_cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing), valid, count
+            )
+            loss = terms["ce_loss"] + sum(
+                getattr(self.config, f"{name}_weight") * terms[name] for name in terms if name != "ce_loss"
+            )
+        return YanMaskedLMOutput(
+            loss=loss,
+            logits=logits,
+            latents=latents,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            **{name: value.detach() for name, value in terms.items()},
+        )
+
+
+class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
+    """Stages 2 and 3: source -> target through the mixture of learned velocity fields."""
+
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: YanConfig):
+        super().__init__(config)
+        # transformers would choose the shifted causal loss by the class name.
+        self.loss_type = "YanFlow"
+        self.model = YanModel(config)
+        self.decoder = YanDecoder(config)
+        self.length_head = YanLengthHead(config) if config.length_head else None
+        self.post_init()
+        self.generation_config = self.default_generation_config()
+
+    def get_output_embeddings(self):
+        return self.decoder.lm_head
+
+    def set_output_embeddings(self, new_embeddings):
+        self.decoder.lm_head = new_embeddings
+
+    def get_encoder(self, *args, **kwargs):
+        return self.model.encoder
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        prior_noise: torch.FloatTensor | None = None,
+        timesteps: torch.FloatTensor | None = None,
+        expert_indices: torch.LongTensor | None = None,
+        generator: torch.Generator | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> YanSeq2SeqLMOutput:
+        r"""
+        Endpoint logits, and with `labels` the training loss. Without labels the canvas is that of `prior_noise` or
+        `decoder_attention_mask`, else as long as the source; the prior is `prior_noise`, else its mean (zeros), and
+        experts are the gate's argmax, so that nothing random is drawn.
+
+        Args:
+            input_ids, attention_mask: source (B, Lx); or `inputs_embeds` (B, Lx, d); or `encoder_outputs`.
+            labels: target ids (B, Ly), EOS included; -100 is padding.
+            decoder_attention_mask: (B, Ly), 1 at target positions, where labels do not say it.
+            prior_noise: x_0 (B, Ly, d); drawn from N(0, prior_std^2 I) if absent.
+            timesteps: t of the likelihood term (B,); drawn from the config's Beta distribution if absent.
+            expert_indices: expert of each position for the unrolled endpoint (B, Ly); drawn from the gate at t = 0 if absent.
+            generator: for what is drawn. In evaluation mode, draws without a generator use a fixed seed, so that
+                evaluation losses are comparable.
+            num_items_in_batch: target tokens in the whole batch, when this is one of its micro-batches.
+
+        Every term is a sum over target tokens divided by `num_items_in_batch` (a row's length loss counts by its
+        tokens), so that micro-batches add up to the whole batch. Two terms, off by default, are statistics of a batch
+        and give the mean over micro-batches instead: `load_balance` and `mmd_loss`.
+        """
+        config = self.config
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, encoder_outputs=encoder_outputs, **kwargs)
+        source = outputs.last_hidden_state
+        canvas_mask = self._canvas_mask(labels, decoder_attention_mask, prior_noise, attention_mask, source)
+        length = canvas_mask.shape[1]
+        if length > config.max_position_embeddings and canvas_mask.sum(-1).max() > config.max_position_embeddings:
+            raise ValueError(
+                f"the target has {length} positions, more than max_position_embeddings={config.max_position_embeddings}; "
+                "tokenize it with truncation=True"
+            )
+        if generator is None and not self.training:
+            generator = torch.Generator(source.device).manual_seed(0)
+
+        shape = (len(source), length, config.hidden_size)
+        if prior_noise is not None:
+            if prior_noise.shape != shape:
+                raise ValueError(f"prior_noise has shape {tuple(prior_noise.shape)}, expected {shape}")
+            x_0 = prior_noise.float()
+        elif labels is not None:
+            x_0 = config.prior_std * torch.randn(shape, generator=generator, device=source.device)
+        else:
+            x_0 = torch.zeros(shape, device=source.device)
+        condition = self.model.condition(length, canvas_mask, source, attention_mask)
+        endpoint = self._unroll(x_0, condition, expert_indices, generator, sample=labels is not None)
+        logits = self.decoder(endpoint)
+        length_logits = None if self.length_head is None else self.length_head(source, attention_mask)
+
+        loss, terms = None, {}
+        if labels is not None:
+            # A gradient into its own target would teach the encoder latents that are easy to predict: all alike.
+            with torch.set_grad_enabled(
+                torch.is_grad_enabled() and bool(config.mmd_loss_weight or config.latent_l2_weight)
+            ):
+                latents = self.model.encoder(labels.masked_fill(~canvas_mask, 0), canvas_mask.long()).last_hidden_state
+            x_1 = latents.detach().float()
+            if self.training:
+                x_1 = add_latent_noise(x_1, config.latent_noise, generator)
+            if timesteps is None:
+                timesteps = sample_timesteps(
+                    len(source),
+                    config.time_sampling_alpha,
+                    config.time_sampling_beta,
+                    generator=generator,
+                    device=x_0.device,
+                )
+            velocities, gate_log_probs = self.model.flow(linear_path(x_0, x_1, timesteps), timesteps, condition)
+            tokens = canvas_mask.sum()
+            count = tokens.clamp_min(1) if num_items_in_batch is None else num_items_in_batch
+            share = tokens / count
+
+            def per_token(values: torch.Tensor) -> torch.Tensor:
+                return masked_mean(values, canvas_mask, count)
+
+            targets = labels.masked_fill(~canvas_mask, -100)
+            nll = mixture_nll(target_velocity(x_0, x_1), velocities, gate_log_probs, config.velocity_std)
+            builders = {
+                "nll_loss": lambda: per_token(nll),
+                "mse_loss": lambda: per_token((endpoint - x_1).square().mean(-1)),
+                "ce_loss": lambda: per_token(
+                    token_cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+                ),
+                "denoising_ce_loss": lambda: per_token(
+                    token_cross_entropy(
+                        self.decoder(self._one_step_endpoint(x_0, x_1, timesteps, velocities, gate_log_probs)), targets
+                    )
+                ),
+                "length_loss": lambda: self._length_loss(length_logits, canvas_mask, count),
+                "gate_entropy": lambda: per_token(gate_entropy(gate_log_probs)),
+                "load_balance": lambda: load_balance(gate_log_probs.exp(), canvas_mask) * share,
+                "mmd_loss": lambda: mmd_to_standard_normal(latents[canvas_mask], generator=generator) * share,
+                "latent_l2": lambda: per_token(latents.float().square().mean(-1)),
+            }
+            loss = nll.new_zeros(())
+            for name, build in builders.items():
+                weight = getattr(config, f"{name}_weight")
+                if weight and not (name == "length_loss" and length_logits is None):
+                    terms[name] = build()
+                    # The gate's entropy is the one term that is maximised.
+                    loss = loss + (-weight if name == "gate_entropy" else weight) * terms[name]
+        return YanSeq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            length_logits=length_logits,
+            latents=endpoint,
+            encoder_last_hidden_state=source,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            **{name: value.detach() for name, value in terms.items()},
+        )
+
+    def _canvas_mask(self, labels, decoder_attention_mask, prior_noise, attention_mask, source) -> torch.Tensor:
+        """(B, Ly) bool: which positions are to be written."""
+        masks = []
+        if labels is not None:
+            masks.append(labels != -100)
+        if decoder_attention_mask is not None:
+            masks.append(decoder_attention_mask.bool())
+        if not masks:
+            if prior_noise is not None:
+                masks.append(torch.ones(prior_noise.shape[:2], dtype=torch.bool, device=source.device))
+            elif attention_mask is not None:
+                masks.append(attention_mask.bool())
+            else:
+                masks.append(torch.ones(source.shape[:2], dtype=torch.bool, device=source.device))
+        if any(mask.shape != masks[0].shape for mask in masks) or len(masks[0]) != len(source):
+            raise ValueError(
+                f"target shapes {[tuple(m.shape) for m in masks]} (labels, decoder_attention_mask) must agree with each "
+                f"other and with the {len(source)} source rows"
+            )
+        return masks[0] if len(masks) == 1 else masks[0] & masks[1]
+
+    def _unroll(self, x_0, condition: FlowCondition, expert_indices, generator, sample: bool):
+        """The few-step endpoint (B, L, d) in float32, differentiable, computing only the drawn expert of each token."""
+        flow = self.model.flow
+        times = torch.linspace(0, 1, self.config.unroll_steps + 1, device=x_0.device)
+        time_embeddings = flow.time_embedding(times[:-1])
+        modulations = flow.modulate(time_embeddings)
+        hidden_states = flow.trunk(x_0, [m[:1] for m in modulations], condition)
+        if expert_indices is None:
+            with torch.no_grad():
+                gate = flow.gate(hidden_states, condition.pooled, time_embeddings[:1], condition.canvas_mask)
+                expert_indices = select_experts(gate.exp(), generator=generator) if sample else gate.argmax(-1)
+        routing = route_tokens(expert_indices, self.config.num_experts)
+        steps = iter(range(self.config.unroll_steps))
+
+        def velocity(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            step = next(steps)
+            # The gate's trunk pass at t = 0 is also the first step's.
+            states = (
+                hidden_states if step == 0 else flow.trunk(x_t, [m[step : step + 1] for m in modulations], condition)
+            )
+            return flow.velocity(flow.experts(states, routing), x_t, t)
+
+        return solve_ode(velocity, x_0, time_grid=times)
+
+    def _one_step_endpoint(self, x_0, x_1, timesteps, velocities, gate_log_probs) -> torch.Tensor:
+        """`x_t + (1 - t) v_k` (B, L, d) for the expert k most responsible for the true velocity of each token."""
+        u = target_velocity(x_0, x_1)
+        with torch.no_grad():
+            expert = responsibilities(u, velocities, gate_log_probs, self.config.velocity_std).argmax(-1)
+        index = expert[..., None, None].expand(-1, -1, 1, velocities.shape[-1])
+        chosen = velocities.gather(2, index).squeeze(2).float()
+        return linear_path(x_0, x_1, timesteps) + (1 - timesteps)[:, None, None] * chosen
+
+    @staticmethod
+    def _length_loss(length_logits: torch.Tensor, canvas_mask: torch.Tensor, count) -> torch.Tensor:
+        lengths = canvas_mask.sum(-1)
+        per_row = token_cross_entropy(length_logits, (lengths - 1).clamp_min(0))
+        return (per_row * lengths).sum() / count
+
+
+class _YanEncoderWithHead(YanPreTrainedModel):
+    """Shared by the classes that put a head on the encoder alone."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^model\.flow\.", r"^length_head\.", r"^decoder\."]
+
+    def __init__(self, config: YanConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = YanModel(config, add_velocity_field=False)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+
+
+class YanForSequenceClassification(_YanEncoderWithHead):
+    """A linear head on the mean of the encoder's states over the tokens."""
+
+    def __init__(self, config: YanConfig):
+        super().__init__(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutput:
+        """`labels`: (B,) class ids, or floats for regression and multi-label problems, as `config.problem_type` says."""
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
+        logits = self.classifier(self.dropout(masked_mean_pool(outputs.last_hidden_state, attention_mask)))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class YanForTokenClassification(_YanEncoderWithHead):
+    """A linear head on every state of the encoder."""
+
+    def __init__(self, config: YanConfig):
+        super().__init__(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TokenClassifierOutput:
+        """`labels`: (B, L) class ids, -100 ignored."""
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
+        return TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class YanForQuestionAnswering(_YanEncoderWithHead):
+    """Start and end logits of an extractive answer."""
+
+    def __init__(self, config: YanConfig):
+        super().__init__(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        start_positions: torch.LongTensor | None = None,
+        end_positions: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> QuestionAnsweringModelOutput:
+        """`start_positions`, `end_positions`: (B,) token indices of the answer's ends."""
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
+        start_logits, end_logits = self.qa_outputs(self.dropout(outputs.last_hidden_state)).unbind(-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = self.loss_function(start_logits, end_logits, start_positions, end_positions, **kwargs)
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = [
+    "YanForConditionalGeneration",
+    "YanForMaskedLM",
+    "YanForQuestionAnswering",
+    "YanForSequenceClassification",
+    "YanForTokenClassification",
+    "YanModel",
+    "YanPreTrainedModel",
+]
