@@ -113,6 +113,8 @@ def write_data_set(arguments: DistillationArguments, data: DataArguments, seed: 
     write_answers(arguments, sources, task, folder)
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = [{**row, "references": [row["target"]]} for row in rows if row["target"]]
+    if not rows:
+        raise ValueError(f"teacher {arguments.teacher} answered every source with nothing; is it trained on this task?")
     Dataset.from_list(rows).to_parquet(folder / "train.parquet")
     for name in [s for s in ("validation", "test") if s in splits]:
         group_references(splits[name]).to_parquet(folder / f"{name}.parquet")
