@@ -241,3 +241,9 @@ def test_config_round_trip_keeps_every_field():
     again = YanConfig.from_dict(config.to_dict())
     assert again.to_dict() == config.to_dict()
     assert again.eos_token_ids == [2, 5]
+
+
+def test_the_shipped_model_carries_this_packages_code():
+    root = Path(__file__).parents[1]
+    for file in (root / "modeling_yan").glob("*_yan.py"):
+        assert (root / "examples/models/yan-e2e" / file.name).read_bytes() == file.read_bytes(), file.name
