@@ -1,13 +1,15 @@
 """
-Turns a checkpoint of the published YAN training code into a Hub folder with the same numbers.
+Turns a checkpoint of the published YAN training code into a Hub folder with the same numbers, and back.
 
     python conversion/convert_published_checkpoint.py --checkpoint X.pt --output_dir DIR [--tokenizer NAME_OR_DIR] [--push_to_hub ID]
+    python conversion/convert_published_checkpoint.py --reverse --checkpoint DIR --output_dir DIR2     # writes DIR2/checkpoint.pt
 
 Reads tensors only (`weights_only=True`). Every key is mapped by one table, strictly both ways. Nothing is left behind
-unless the written folder, loaded again, gives the same outputs as the weights that went into it.
+unless what was written, loaded again, gives the same outputs as the weights that went into it.
 """
 
 import argparse
+import json
 import pickle
 import shutil
 import tempfile
@@ -15,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi
 from transformers import AutoTokenizer, PreTrainedModel
 
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
@@ -61,6 +64,19 @@ OTHER_CONFIG_KEYS = {
     "freeze_pos_emb",
 }
 LOSS_FIELDS = {"lambda_vf": "nll_loss_weight", "lambda_distill": "mse_loss_weight", "lambda_ce": "ce_loss_weight"}
+MAMBA_PARAMETERS = (
+    "A_log",
+    "D",
+    "in_proj.weight",
+    "conv1d.weight",
+    "conv1d.bias",
+    "x_proj.weight",
+    "dt_proj.weight",
+    "dt_proj.bias",
+    "out_proj.weight",
+)
+# Our names whose first axis stacks the experts.
+STACKED = "model.flow.experts."
 SHARED_TABLES = {
     "shared_tok_emb.weight": ("encoder.shared_tok_emb.weight",),
     "shared_pos_emb.weight": ("encoder.shared_pos_emb.weight", "flow.shared_pos_emb.weight"),
@@ -114,15 +130,30 @@ def key_table(config: YanConfig, has_flow: bool) -> dict[str, list[str]]:
             linear(f"{ours}.{name}_proj", f"{theirs}.W_{name}", bias=config.attention_bias)
         linear(f"{ours}.out_proj", f"{theirs}.out_proj")
 
-    def feed_forward(ours: str, theirs: str) -> None:
+    def feed_forward(ours: str, theirs: str, last: int = 2) -> None:
         linear(f"{ours}.up_proj", f"{theirs}.layers.0")
-        linear(f"{ours}.down_proj", f"{theirs}.layers.2")
+        linear(f"{ours}.down_proj", f"{theirs}.layers.{last}")
+
+    def mamba(ours: str, theirs: str) -> None:
+        for direction in ("fwd", "bwd"):
+            for name in MAMBA_PARAMETERS:
+                table[f"{ours}.{direction}.{name}"] = [f"{theirs}.{direction}.{name}"]
+        linear(f"{ours}.proj", f"{theirs}.proj")
+
+    def mixer_and_feed_forward(kind: str, ours: str, part: str, i: int) -> str:
+        theirs = f"{part}.{'mamba' if kind == 'mamba' else 'trf'}_blocks.{i}"
+        if kind == "mamba":
+            mamba(f"{ours}.mixer", f"{theirs}.self_mixer")
+        else:
+            attention(f"{ours}.mixer", f"{theirs}.self_att")
+        # Mamba blocks have a dropout between.
+        feed_forward(f"{ours}.feed_forward", f"{theirs}.ff", last=3 if kind == "mamba" else 2)
+        return theirs
 
     for i in range(config.encoder_layers):
-        ours, theirs = f"model.encoder.layers.{i}", f"encoder.trf_blocks.{i}"
-        attention(f"{ours}.mixer", f"{theirs}.self_att")
-        feed_forward(f"{ours}.feed_forward", f"{theirs}.ff")
-        norm(f"{ours}.mixer_norm", f"{theirs}.norm_self_att")
+        ours = f"model.encoder.layers.{i}"
+        theirs = mixer_and_feed_forward(config.encoder_mixer, ours, "encoder", i)
+        norm(f"{ours}.mixer_norm", f"{theirs}.norm_self" + ("" if config.encoder_mixer == "mamba" else "_att"))
         norm(f"{ours}.feed_forward_norm", f"{theirs}.norm_ff")
     norm("model.encoder.final_norm", "encoder.final_norm")
     for i in range(config.decoder_layers):
@@ -131,9 +162,8 @@ def key_table(config: YanConfig, has_flow: bool) -> dict[str, list[str]]:
     if not has_flow:
         return table
     for i in range(config.flow_layers):
-        ours, theirs = f"model.flow.layers.{i}", f"flow.trf_blocks.{i}"
-        attention(f"{ours}.mixer", f"{theirs}.self_att")
-        feed_forward(f"{ours}.feed_forward", f"{theirs}.ff")
+        ours = f"model.flow.layers.{i}"
+        theirs = mixer_and_feed_forward(config.flow_mixer, ours, "flow", i)
         linear(f"{ours}.modulation", f"{theirs}.adaLN.1")
         if i in config.cross_attention_layers:
             attention(f"{ours}.cross_attention", f"{theirs}.cross_att")
@@ -177,10 +207,11 @@ def convert(checkpoint: dict) -> PreTrainedModel:
         ValueError: for keys that are unknown or missing, wrong shapes, and shared tables that differ.
     """
     state = dict(checkpoint["model"])
+    strangers = sorted(name for name, value in state.items() if not isinstance(value, torch.Tensor))
+    if strangers:
+        raise ValueError(f"the state dict holds values that are not tensors under {strangers}")
     has_flow = any(name.startswith("flow.") for name in state)
     config = translate_config(checkpoint["model_config"], checkpoint.get("loss_config"))
-    if "mamba" in (config.encoder_mixer, config.flow_mixer if has_flow else "attention"):
-        raise ValueError("this checkpoint has Mamba mixers, which this version cannot load yet")
     for table_name, copies in SHARED_TABLES.items():
         for copy in copies:
             if copy in state and not torch.equal(state.pop(copy), state.get(table_name, torch.empty(0))):
@@ -196,7 +227,7 @@ def convert(checkpoint: dict) -> PreTrainedModel:
     weights = {}
     for ours, target in model.state_dict().items():
         parts = [state[key] for key in table[ours]]
-        value = torch.stack(parts) if ours.startswith("model.flow.experts.") else parts[0]
+        value = torch.stack(parts) if ours.startswith(STACKED) else parts[0]
         if value.shape != target.shape:
             raise ValueError(
                 f"{table[ours][0]} has shape {tuple(parts[0].shape)}, the config asks for {tuple(target.shape)}"
@@ -208,6 +239,53 @@ def convert(checkpoint: dict) -> PreTrainedModel:
     return model.eval()
 
 
+def published_config(config: YanConfig) -> dict:
+    """
+    The `model_config` that `translate_config` turns into this config.
+
+    Raises:
+        ValueError: naming what the published format cannot hold.
+    """
+    width = config.hidden_size
+    fixed = {
+        "prediction_type": "velocity",
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "intermediate_size": 4 * width,
+        "length_head": False,
+    }
+    other = {name: getattr(config, name) for name, value in fixed.items() if getattr(config, name) != value}
+    multiples = ("gate_hidden_size", "mamba_intermediate_size")
+    other |= {name: getattr(config, name) for name in multiples if getattr(config, name) % width}
+    if other:
+        raise ValueError(f"the published format cannot hold {other}; it needs {fixed} and widths that are multiples")
+    options = {theirs: getattr(config, ours) for theirs, ours in CONFIG_FIELDS.items()}
+    return {
+        **options,
+        "max_length": config.max_position_embeddings - 1,
+        "moe_gate_dim_multiplier": config.gate_hidden_size // width,
+        "ode_steps": config.unroll_steps + 1,
+        "encoder_use_mamba": config.encoder_mixer == "mamba",
+        "flow_use_mamba": config.flow_mixer == "mamba",
+        "mamba_ff_mult": config.mamba_intermediate_size // width,
+    }
+
+
+def reverse(model: PreTrainedModel) -> dict:
+    """The published checkpoint of a model: what `convert` reads, shared tables repeated as the published code does."""
+    config, weights = model.config, model.state_dict()
+    has_flow = isinstance(model, YanForConditionalGeneration)
+    options = published_config(config)
+    state: dict[str, torch.Tensor] = {}
+    for ours, theirs in key_table(config, has_flow).items():
+        parts = weights[ours].unbind(0) if ours.startswith(STACKED) else [weights[ours]]
+        state |= {key: part.clone() for key, part in zip(theirs, parts, strict=True)}
+    for table_name, copies in SHARED_TABLES.items():
+        state |= {copy: state[table_name].clone() for copy in copies if has_flow or not copy.startswith("flow.")}
+    losses = {theirs: getattr(config, ours) for theirs, ours in LOSS_FIELDS.items()}
+    return {"model": state, "model_config": options, "loss_config": losses, "trainer_config": {}, "step": 0}
+
+
 def outputs(model: PreTrainedModel) -> torch.Tensor:
     """Logits on fixed inputs, to compare two copies of a model."""
     ids = torch.arange(12).view(2, 6) % model.config.vocab_size
@@ -215,42 +293,121 @@ def outputs(model: PreTrainedModel) -> torch.Tensor:
         return model(ids).logits
 
 
-def write_folder(model: PreTrainedModel, tokenizer, folder: Path, source: str) -> None:
-    """Writes to a temporary folder, loads it again, compares, and only then moves it into place."""
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"--output_dir {folder} is not empty")
+def check_destination(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"--output_dir {folder} is not an empty folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
+
+
+def same_outputs(again: PreTrainedModel, model: PreTrainedModel) -> None:
+    if not torch.equal(outputs(again.eval()), outputs(model)):
+        raise ValueError("what was written does not give the outputs of what was read; nothing was kept")
+
+
+def model_card(model: PreTrainedModel, source: str, repository: str) -> str:
+    """README.md of a converted folder."""
+    config, generates = model.config, isinstance(model, YanForConditionalGeneration)
+    auto_class = "AutoModelForSeq2SeqLM" if generates else "AutoModelForMaskedLM"
+    rows = {
+        "parameters": f"{model.num_parameters():,}",
+        "vocabulary": f"{config.vocab_size:,}",
+        "hidden size": config.hidden_size,
+        "encoder": f"{config.encoder_layers} layers, {config.encoder_mixer}",
+    }
+    use = "logits = model(**source).logits  # one per position"
+    if generates:
+        rows |= {"flow": f"{config.flow_layers} layers, {config.flow_mixer}", "experts": config.num_experts}
+        use = "print(tokenizer.decode(model.generate(**source, max_new_tokens=32)[0], skip_special_tokens=True))"
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"""---
+library_name: transformers
+{"pipeline_tag: text-generation" if generates else "pipeline_tag: fill-mask"}
+tags:
+- yan
+- flow-matching
+- custom_code
+---
+
+# {repository}
+
+Converted from the published YAN checkpoint `{source}` with the same numbers (arXiv 2604.15009).{" It predicts no length: give `max_new_tokens` or `target_lengths`." if generates else ""}
+
+```python
+from transformers import AutoTokenizer, {auto_class}
+
+model = {auto_class}.from_pretrained("{repository}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{repository}")
+source = tokenizer("...", return_tensors="pt")
+{use}
+```
+
+| | |
+| --- | --- |
+{table}
+"""
+
+
+def write_folder(model: PreTrainedModel, tokenizer, folder: Path, source: str, repository: str | None = None) -> None:
+    """Writes to a temporary folder, loads it again, compares, and only then moves it into place."""
+    check_destination(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         written = Path(temporary) / "model"
         model.save_pretrained(written)
         if tokenizer is not None:
             tokenizer.save_pretrained(written)
-        (written / "README.md").write_text(
-            f"---\nlibrary_name: transformers\ntags: [yan, custom_code]\n---\n\nConverted from the published YAN checkpoint `{source}`.\n",
-            encoding="utf-8",
-        )
-        again = type(model).from_pretrained(written, dtype=model.dtype).eval()
-        if not torch.equal(outputs(again), outputs(model)):
-            raise ValueError("the written folder does not give the outputs of the checkpoint; nothing was kept")
+        (written / "README.md").write_text(model_card(model, source, repository or folder.name), encoding="utf-8")
+        same_outputs(type(model).from_pretrained(written, dtype=model.dtype), model)
         if folder.exists():
             folder.rmdir()
         shutil.move(written, folder)
 
 
+def write_published(model: PreTrainedModel, folder: Path) -> None:
+    """Writes `folder/checkpoint.pt`, reads it again, compares, and only then moves it into place."""
+    checkpoint = reverse(model)
+    check_destination(folder)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        file = Path(temporary) / "checkpoint.pt"
+        torch.save(checkpoint, file)
+        same_outputs(convert(read_checkpoint(file)), model)
+        folder.mkdir(exist_ok=True)
+        shutil.move(file, folder / "checkpoint.pt")
+
+
+def load_folder(path: Path) -> PreTrainedModel:
+    """A Hub folder as the class its weights are of."""
+    if not (path / "config.json").is_file():
+        raise ValueError(f"--checkpoint {path} is not a model folder; --reverse reads one")
+    architecture = (json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [""])[0]
+    classes = {model_class.__name__: model_class for model_class in (YanForConditionalGeneration, YanForMaskedLM)}
+    if architecture not in classes:
+        raise ValueError(f"--checkpoint {path} holds {architecture or 'no class'}; --reverse reads {sorted(classes)}")
+    return classes[architecture].from_pretrained(path, dtype=torch.float32).eval()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="published checkpoint; with --reverse a folder")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--tokenizer", help="saved beside the model")
     parser.add_argument("--push_to_hub", metavar="ID", help="repository to upload the folder to")
+    parser.add_argument("--reverse", action="store_true", help="write the published format from a model folder")
     arguments = parser.parse_args()
+    if arguments.reverse:
+        if arguments.tokenizer or arguments.push_to_hub:
+            raise ValueError("--reverse writes a single file; --tokenizer and --push_to_hub do not go with it")
+        write_published(load_folder(arguments.checkpoint), arguments.output_dir)
+        print(f"{arguments.output_dir / 'checkpoint.pt'}")
+        return
     model = convert(read_checkpoint(arguments.checkpoint))
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer) if arguments.tokenizer else None
-    write_folder(model, tokenizer, arguments.output_dir, arguments.checkpoint.name)
+    if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"--tokenizer {arguments.tokenizer} has {len(tokenizer)} ids, the checkpoint {model.config.vocab_size}"
+        )
+    write_folder(model, tokenizer, arguments.output_dir, arguments.checkpoint.name, arguments.push_to_hub)
     print(f"{type(model).__name__}, {model.num_parameters():,} parameters, in {arguments.output_dir}")
     if arguments.push_to_hub:
-        from huggingface_hub import HfApi
-
         api = HfApi()
         api.create_repo(arguments.push_to_hub, exist_ok=True)
         api.upload_folder(repo_id=arguments.push_to_hub, folder_path=arguments.output_dir)

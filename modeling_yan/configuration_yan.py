@@ -46,6 +46,8 @@ class YanConfig(PreTrainedConfig):
         cross_attention_layers (`list[int]`, *optional*): Flow layers that attend to the source; all if unset.
         encoder_mixer, flow_mixer (`"attention"` or `"mamba"`): Token mixer of encoder and flow.
         mamba_d_state, mamba_d_conv, mamba_expand (`int`, defaults to 16, 4, 2): Sizes of the Mamba mixers.
+        mamba_scan (`str`, defaults to `"auto"`): How the selective scan is computed: `"auto"` is the kernel of mamba-ssm on
+            CUDA where it is installed and `"chunked"` (plain torch) elsewhere; `"sequential"` is the reference.
         mamba_intermediate_size (`int`, *optional*): Feed-forward width of Mamba blocks; `intermediate_size` if unset.
         num_experts (`int`, defaults to 4): Expert velocity fields K; 1 is plain flow matching.
         gate_temperature (`float`, defaults to 1.0): Divides the gate logits.
@@ -107,6 +109,7 @@ class YanConfig(PreTrainedConfig):
     mamba_d_state: int = 16
     mamba_d_conv: int = 4
     mamba_expand: int = 2
+    mamba_scan: Literal["auto", "sequential", "chunked", "kernel"] = "auto"
     mamba_intermediate_size: int | None = None
     num_experts: int = 4
     gate_temperature: float | int = 1.0

@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_yan import YanConfig
 from .flow_matching_yan import velocity_from_data
-from .mixers_yan import YanAttention, build_mixer
+from .mixers_yan import MIXERS, YanAttention, mixer_mask
 
 
 def position_ids_from_mask(mask: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ class YanEncoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: YanConfig):
         super().__init__()
-        self.mixer = build_mixer(config.encoder_mixer, config)
+        self.mixer = MIXERS[config.encoder_mixer](config)
         self.feed_forward = YanFeedForward(config, _feed_forward_size(config, config.encoder_mixer))
         self.mixer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -111,7 +111,7 @@ class YanFlowLayer(GradientCheckpointingLayer):
         super().__init__()
         self.has_cross_attention = layer_idx in config.cross_attention_layers
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, elementwise_affine=False)
-        self.mixer = build_mixer(config.flow_mixer, config)
+        self.mixer = MIXERS[config.flow_mixer](config)
         self.feed_forward = YanFeedForward(config, _feed_forward_size(config, config.flow_mixer))
         self.cross_attention = YanAttention(config) if self.has_cross_attention else None
         # Chunks: (scale, shift) of the mixer, of the feed-forward, of the cross-attention.
@@ -237,7 +237,8 @@ class FlowCondition:
         position_embeddings: (B or 1, L, d).
         pooled: masked mean of the source states (B, d).
         canvas_mask: (B, L), true at positions to be written; None if all are.
-        attention_mask, cross_attention_mask: as `create_bidirectional_mask` makes them.
+        attention_mask: as the mixer takes it.
+        cross_attention_mask: as `create_bidirectional_mask` makes it.
         cross_key_values: keys and values of the source per layer; None where a layer has no cross-attention.
     """
 
@@ -293,7 +294,7 @@ class YanVelocityField(nn.Module):
             position_embeddings=position_embeddings,
             pooled=repeat(masked_mean_pool(encoder_hidden_states, encoder_attention_mask)),
             canvas_mask=canvas_mask,
-            attention_mask=create_bidirectional_mask(config=self.config, inputs_embeds=canvas, attention_mask=attended),
+            attention_mask=mixer_mask(self.config.flow_mixer, self.config, canvas, attended),
             cross_attention_mask=create_bidirectional_mask(
                 config=self.config,
                 inputs_embeds=canvas,

@@ -1,5 +1,6 @@
 """What every YAN class shares: weights, saving, and the encoder."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -17,7 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_yan import YanConfig
 from .layers_yan import YanEmbeddings, YanEncoderLayer, YanExperts, YanModulation
-from .mixers_yan import YanAttention
+from .mixers_yan import YanAttention, YanMambaDirection, mixer_mask
 
 logger = logging.get_logger(__name__)
 
@@ -54,6 +54,15 @@ class YanPreTrainedModel(PreTrainedModel):
             linear_(module.down_proj, module.down_proj.shape[-1])
             init.zeros_(module.up_bias)
             init.zeros_(module.down_bias)
+        elif isinstance(module, YanMambaDirection):
+            # As Mamba does it: decay rates 1 .. N in every channel, step sizes log-uniform in [0.001, 0.1].
+            rates = torch.arange(1, module.A_log.shape[1] + 1, dtype=torch.float32)
+            init.copy_(module.A_log, rates.log().expand_as(module.A_log))
+            init.ones_(module.D)
+            init.uniform_(module.dt_proj.weight, -(module.rank**-0.5), module.rank**-0.5)
+            steps = torch.exp(torch.rand(len(module.D)) * math.log(100.0) + math.log(0.001)).clamp_min(1e-4)
+            # The inverse of softplus.
+            init.copy_(module.dt_proj.bias, steps + (-torch.expm1(-steps)).log())
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
         """
@@ -128,7 +137,7 @@ class YanEncoder(YanPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embeddings.word_embeddings(input_ids)
         hidden_states = self.embeddings(inputs_embeds, attention_mask)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        mask = mixer_mask(self.config.encoder_mixer, self.config, hidden_states, attention_mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask)
         return BaseModelOutput(last_hidden_state=self.final_norm(hidden_states))

@@ -1,12 +1,15 @@
 """Token mixers: what lets one position see the others."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_yan import YanConfig
+from .selective_scan_yan import causal_convolution, choose_scan, selective_scan
 
 
 def eager_attention_forward(
@@ -74,18 +77,91 @@ class YanAttention(nn.Module):
         return self.out_proj(output.reshape(hidden_states.shape)), weights
 
 
-MIXERS = {"attention": YanAttention}
+class YanMambaDirection(nn.Module):
+    """Parameters of a Mamba-1 mixer (arXiv 2312.00752) that reads in one direction."""
+
+    def __init__(self, config: YanConfig):
+        super().__init__()
+        width, inner, states = config.hidden_size, config.mamba_expand * config.hidden_size, config.mamba_d_state
+        self.rank = math.ceil(width / 16)
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, config.mamba_d_conv, groups=inner)
+        self.x_proj = nn.Linear(inner, self.rank + 2 * states, bias=False)
+        self.dt_proj = nn.Linear(self.rank, inner)
+        self.A_log = nn.Parameter(torch.empty(inner, states))
+        self.D = nn.Parameter(torch.empty(inner))
+        self.out_proj = nn.Linear(inner, width, bias=False)
+
+    def parameters_at(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Step size (B, L, D) in float32, and B and C (B, L, N), which depend on the input (B, L, D)."""
+        states = self.A_log.shape[1]
+        step, b, c = self.x_proj(u).split((self.rank, states, states), dim=-1)
+        return nn.functional.softplus(self.dt_proj(step).float()), b, c
 
 
-def build_mixer(kind: str, config: YanConfig) -> nn.Module:
+class YanMamba(nn.Module):
     """
-    The token mixer of a block.
-
-    Raises:
-        NotImplementedError: for "mamba", which this version does not have.
+    Two Mamba mixers, one over the sequence and one over its reverse, joined by a projection. Both directions go through
+    one convolution and one scan, side by side. Padding on either side is masked before the convolution and in the scan,
+    which leaves the state before the first token at zero: a padded row equals the row alone.
     """
-    if kind not in MIXERS:
-        raise NotImplementedError(
-            f"encoder_mixer / flow_mixer={kind!r} is not available in this version; use one of {sorted(MIXERS)}"
-        )
-    return MIXERS[kind](config)
+
+    def __init__(self, config: YanConfig):
+        super().__init__()
+        self.scan = config.mamba_scan
+        self.fwd = YanMambaDirection(config)
+        self.bwd = YanMambaDirection(config)
+        self.proj = nn.Linear(2 * config.hidden_size, config.hidden_size)
+
+    def extra_repr(self) -> str:
+        return f"scan={self.scan!r}"
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> tuple:
+        """
+        Args:
+            hidden_states: (B, L, d).
+            attention_mask: (B, L), true or 1 at tokens.
+
+        Returns:
+            Output (B, L, d), anything at padding; and None, for there are no attention weights.
+        """
+        directions = (self.fwd, self.bwd)
+        scan = choose_scan(self.scan, hidden_states.device)
+        (x_fwd, gate_fwd), (x_bwd, gate_bwd) = (part.in_proj(hidden_states).chunk(2, dim=-1) for part in directions)
+        # (B, L, 2, D): the second half reads the flipped sequence.
+        x = torch.stack([x_fwd, x_bwd.flip(1)], dim=2)
+        mask = None
+        if attention_mask is not None:
+            mask = torch.stack([attention_mask, attention_mask.flip(1)], dim=2).to(x.dtype).unsqueeze(-1)
+            x = x * mask
+        u = causal_convolution(
+            x.flatten(2),
+            torch.cat([part.conv1d.weight.squeeze(1) for part in directions]),
+            torch.cat([part.conv1d.bias for part in directions]),
+            use_kernel=scan == "kernel",
+        ).view_as(x)
+        if mask is not None:
+            u = u * mask
+        parts = zip(*(part.parameters_at(u[:, :, i]) for i, part in enumerate(directions)))
+        delta, b, c = (torch.stack(tensors, dim=2) for tensors in parts)
+        if mask is not None:
+            # A step of zero leaves the state as it is.
+            delta = delta * mask
+        decay_rate = -torch.stack([part.A_log for part in directions]).float().exp()
+        y = selective_scan(u, delta, decay_rate, b, c, scan)
+        y = (y + torch.stack([part.D for part in directions]) * u).to(hidden_states.dtype)
+        y_fwd = self.fwd.out_proj(y[:, :, 0] * nn.functional.silu(gate_fwd))
+        y_bwd = self.bwd.out_proj(y[:, :, 1].flip(1) * nn.functional.silu(gate_bwd))
+        return self.proj(torch.cat([y_fwd, y_bwd], dim=-1)), None
+
+
+MIXERS = {"attention": YanAttention, "mamba": YanMamba}
+
+
+def mixer_mask(
+    kind: str, config: YanConfig, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None
+) -> torch.Tensor | None:
+    """The mask (B, L) of a sequence (B, L, d) as the mixer of this kind takes it."""
+    if kind == "mamba":
+        return attention_mask
+    return create_bidirectional_mask(config=config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
