@@ -8,6 +8,7 @@ G groups are independent scans side by side (the two directions of a bidirection
 States are float32 whatever the dtype of the inputs.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 
@@ -171,11 +172,11 @@ def kernel_scan(
     u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor
 ) -> torch.Tensor:
     """The CUDA kernel of `mamba-ssm`. It takes (B, G * D, L), and B and C as (B, G, N, L), in one dtype."""
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-
+    # An import statement would make these packages a requirement of every model loaded as remote code.
+    kernel = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
     channels_first = [tensor.flatten(2).transpose(1, 2).contiguous() for tensor in (u, delta.to(u.dtype))]
     matrices = [tensor.to(u.dtype).permute(0, 2, 3, 1).contiguous() for tensor in (B, C)]
-    y = selective_scan_fn(*channels_first, A.float().flatten(0, 1).contiguous(), *matrices)
+    y = kernel(*channels_first, A.float().flatten(0, 1).contiguous(), *matrices)
     return y.transpose(1, 2).reshape(u.shape).float()
 
 
@@ -192,9 +193,8 @@ def causal_convolution(
         use_kernel: take that of `causal-conv1d`, where it is installed.
     """
     if use_kernel and importlib.util.find_spec("causal_conv1d") is not None:
-        from causal_conv1d import causal_conv1d_fn
-
-        y = causal_conv1d_fn(x.transpose(1, 2).contiguous(), weight, bias, activation="silu")
+        kernel = importlib.import_module("causal_conv1d").causal_conv1d_fn
+        y = kernel(x.transpose(1, 2).contiguous(), weight, bias, activation="silu")
         return y.transpose(1, 2)
     width, length = weight.shape[1], x.shape[1]
     padded = F.pad(x, (0, 0, width - 1, 0))
