@@ -17,10 +17,10 @@ import zipfile
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi
 from transformers import AutoTokenizer, PreTrainedModel
 
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
+from modeling_yan.training.hub import check_destination, push_folder, write_folder
 from modeling_yan.training.scripts import run_script
 
 # Published model_config key -> YanConfig field.
@@ -293,12 +293,6 @@ def outputs(model: PreTrainedModel) -> torch.Tensor:
         return model(ids).logits
 
 
-def check_destination(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--output_dir {folder} is not an empty folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-
-
 def check_copy(again: PreTrainedModel, model: PreTrainedModel) -> None:
     """
     Raises:
@@ -354,21 +348,6 @@ source = tokenizer("...", return_tensors="pt")
 """
 
 
-def write_folder(model: PreTrainedModel, tokenizer, folder: Path, source: str, repository: str | None = None) -> None:
-    """Writes to a temporary folder, loads it again, compares, and only then moves it into place."""
-    check_destination(folder)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        written = Path(temporary) / "model"
-        model.save_pretrained(written)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(written)
-        (written / "README.md").write_text(model_card(model, source, repository or folder.name), encoding="utf-8")
-        check_copy(type(model).from_pretrained(written, dtype=model.dtype), model)
-        if folder.exists():
-            folder.rmdir()
-        shutil.move(written, folder)
-
-
 def write_published(model: PreTrainedModel, folder: Path) -> None:
     """Writes `folder/checkpoint.pt`, reads it again, compares, and only then moves it into place."""
     checkpoint = reverse(model)
@@ -412,12 +391,11 @@ def main() -> None:
         raise ValueError(
             f"--tokenizer {arguments.tokenizer} has {len(tokenizer)} ids, the checkpoint {model.config.vocab_size}"
         )
-    write_folder(model, tokenizer, arguments.output_dir, arguments.checkpoint.name, arguments.push_to_hub)
+    card = model_card(model, arguments.checkpoint.name, arguments.push_to_hub or arguments.output_dir.name)
+    write_folder(model, tokenizer, arguments.output_dir, card, lambda again: check_copy(again, model))
     print(f"{type(model).__name__}, {model.num_parameters():,} parameters, in {arguments.output_dir}")
     if arguments.push_to_hub:
-        api = HfApi()
-        api.create_repo(arguments.push_to_hub, exist_ok=True)
-        api.upload_folder(repo_id=arguments.push_to_hub, folder_path=arguments.output_dir)
+        push_folder(arguments.output_dir, arguments.push_to_hub)
 
 
 if __name__ == "__main__":

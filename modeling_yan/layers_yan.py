@@ -28,20 +28,27 @@ def masked_mean_pool(states: torch.Tensor, mask: torch.Tensor | None) -> torch.T
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
-class YanEmbeddings(nn.Module):
-    """Token and learned position embeddings; the position table also serves the flow."""
+class YanPositionEmbeddings(nn.Module):
+    """Learned positions, counted over valid tokens."""
 
     def __init__(self, config: YanConfig):
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def positions(self, length: int, mask: torch.Tensor | None) -> torch.Tensor:
-        """Position embeddings (B or 1, L, d), counted over valid tokens."""
+        """Position embeddings (B or 1, L, d) of a sequence with this mask (B, L)."""
         if mask is None:
             return self.position_embeddings.weight[:length].unsqueeze(0)
         return self.position_embeddings(position_ids_from_mask(mask))
+
+
+class YanEmbeddings(YanPositionEmbeddings):
+    """Token and position embeddings; the position table also serves the flow."""
+
+    def __init__(self, config: YanConfig):
+        super().__init__(config)
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, inputs_embeds: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         return self.dropout(inputs_embeds + self.positions(inputs_embeds.shape[1], mask))

@@ -369,11 +369,6 @@ def test_config_rejects_wrong_types(overrides):
         tiny_config(**overrides)
 
 
-def test_mamba_mixer_says_that_it_is_missing():
-    with pytest.raises(NotImplementedError, match="mamba"):
-        YanForConditionalGeneration(tiny_config(flow_mixer="mamba"))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from torch import nn
+from transformers import PreTrainedModel
 
 PARTS = {
     "embeddings": "encoder.embeddings.",
@@ -13,7 +13,7 @@ PARTS = {
 }
 
 
-def freeze(model: nn.Module, parts: Collection[str]) -> int:
+def freeze(model: PreTrainedModel, parts: Collection[str]) -> int:
     """
     Freezes the named parts and unfreezes all others.
 
@@ -30,9 +30,12 @@ def freeze(model: nn.Module, parts: Collection[str]) -> int:
     if unknown:
         raise ValueError(f"freeze={sorted(unknown)} are not parts of a model; there are {sorted(PARTS)}")
     prefixes = tuple(PARTS[part] for part in parts)
+    # Those of a hosted encoder have other names.
+    tokens = {id(p) for p in model.get_input_embeddings().parameters()} if "embeddings" in parts else set()
     trainable = 0
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not (prefixes and name.removeprefix("model.").startswith(prefixes)))
+        frozen = bool(prefixes) and name.removeprefix("model.").startswith(prefixes)
+        parameter.requires_grad_(not (frozen or id(parameter) in tokens))
         trainable += parameter.numel() if parameter.requires_grad else 0
     if not trainable:
         raise ValueError(f"freeze={sorted(parts)} leaves nothing to train")

@@ -93,6 +93,11 @@ class YanTrainerMixin:
                     sums[name] = sums.get(name, 0.0) + value.float()
         return (loss, outputs) if return_outputs else loss
 
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """As in Trainer, and not Mamba's `A_log` and `D`: decay would pull decay rates to 1 and skip connections to 0."""
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if name.rsplit(".", 1)[-1] not in ("A_log", "D")]
+
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         sums = self.__dict__.get("_term_sums", {})
         if "loss" in logs and sums:

@@ -167,7 +167,7 @@ def test_an_occupied_folder_is_not_touched(tmp_path):
     (tmp_path / "out" / "mine.txt").write_text("keep")
     done = convert(FIXTURE, tmp_path / "out")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("is not an empty folder")
+    assert done.stderr.splitlines()[-1].endswith("choose another or empty it")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 

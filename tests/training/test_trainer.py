@@ -3,12 +3,12 @@
 import pytest
 import torch
 from datasets import Dataset
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments
+from transformers import BertConfig, DataCollatorForSeq2Seq, Seq2SeqTrainingArguments, TrainingArguments
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.training.stages import freeze
 from modeling_yan.training.tokenization import train_tokenizer
-from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer
+from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer, YanTrainer
 
 from ..conftest import tiny_model
 
@@ -154,3 +154,19 @@ def test_freezing_everything_or_nonsense_is_refused():
         freeze(tiny_model(), ["brain"])
     with pytest.raises(ValueError, match="nothing to train"):
         freeze(tiny_model(), ["encoder", "flow", "decoder", "length_head"])
+
+
+def test_mambas_rates_and_skips_are_not_decayed(tmp_path):
+    model = tiny_model(encoder_mixer="mamba", flow_mixer="mamba")
+    names = YanTrainer(model, TrainingArguments(tmp_path, report_to="none")).get_decay_parameter_names(model)
+    assert any(name.endswith("in_proj.weight") for name in names)
+    assert not [name for name in names if name.endswith(("A_log", ".D", "bias"))]
+
+
+def test_freezing_embeddings_reaches_those_of_a_hosted_encoder():
+    bert = BertConfig(vocab_size=53, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+    model = tiny_model(encoder_config=bert)
+    freeze(model, ["embeddings"])
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert "model.encoder.backbone.embeddings.word_embeddings.weight" in frozen
+    assert "model.encoder.backbone.encoder.layer.0.output.dense.weight" not in frozen

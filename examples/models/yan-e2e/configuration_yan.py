@@ -3,6 +3,7 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 # Which class of modeling_yan.py answers for which Auto class. Written into config.json, so that a saved folder
@@ -23,6 +24,9 @@ CUSTOM_PIPELINES = {
 }
 # The Llama-3 tokenizer with a pad and a mask token added.
 DEFAULT_TOKEN_IDS = {"pad_token_id": 128256, "bos_token_id": 128000, "eos_token_id": 128001, "mask_token_id": 128257}
+# Encoders whose own outputs are reproduced exactly inside a YAN. All count positions from the left edge or relatively, so
+# rows are moved to the left edge first (see YanHostedEncoder).
+HOSTED_ENCODERS = ("bart", "bert", "modernbert", "roberta", "t5")
 
 
 @strict
@@ -49,6 +53,8 @@ class YanConfig(PreTrainedConfig):
         mamba_scan (`str`, defaults to `"auto"`): How the selective scan is computed: `"auto"` is the kernel of mamba-ssm on
             CUDA where it is installed and `"chunked"` (plain torch) elsewhere; `"sequential"` is the reference.
         mamba_intermediate_size (`int`, *optional*): Feed-forward width of Mamba blocks; `intermediate_size` if unset.
+        encoder_config (`dict` or `PreTrainedConfig`, *optional*): Of a pretrained encoder from transformers that takes the
+            place of YAN's own; its type is one of `HOSTED_ENCODERS`. `encoder_layers` is then its number of layers.
         num_experts (`int`, defaults to 4): Expert velocity fields K; 1 is plain flow matching.
         gate_temperature (`float`, defaults to 1.0): Divides the gate logits.
         gate_hidden_size (`int`, *optional*): Hidden width of the gate; `hidden_size` if unset.
@@ -78,6 +84,7 @@ class YanConfig(PreTrainedConfig):
     """
 
     model_type = "yan"
+    sub_configs = {"encoder_config": AutoConfig}
     # Custom pipelines that this process knows without remote code; set by the installed package.
     registered_pipelines = ()
     keys_to_ignore_at_inference = [
@@ -111,6 +118,7 @@ class YanConfig(PreTrainedConfig):
     mamba_expand: int = 2
     mamba_scan: Literal["auto", "sequential", "chunked", "kernel"] = "auto"
     mamba_intermediate_size: int | None = None
+    encoder_config: dict | PreTrainedConfig | None = None
     num_experts: int = 4
     gate_temperature: float | int = 1.0
     gate_hidden_size: int | None = None
@@ -142,6 +150,8 @@ class YanConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        if self.encoder_config is not None:
+            self._adopt_encoder_config()
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         if self.mamba_intermediate_size is None:
@@ -164,6 +174,24 @@ class YanConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         # Run here too, where the error arrives as the ValueError it is and not wrapped by the library.
         self.validate_sizes()
+
+    def _adopt_encoder_config(self) -> None:
+        if isinstance(self.encoder_config, dict):
+            options = dict(self.encoder_config)
+            self.encoder_config = AutoConfig.for_model(options.pop("model_type", ""), **options)
+        hosted = self.encoder_config
+        if hosted.model_type not in HOSTED_ENCODERS:
+            raise ValueError(
+                f"encoder_config has model_type={hosted.model_type!r}; YAN hosts the encoders of {sorted(HOSTED_ENCODERS)}. "
+                "Others read in one direction only, or their positions have not been shown to survive padding"
+            )
+        if hosted.hidden_size != self.hidden_size:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be that of the encoder, {hosted.hidden_size}: its states are the latents"
+            )
+        self.encoder_layers = hosted.num_hidden_layers
+        # After resizing embeddings, what counts is the vocabulary of the whole.
+        hosted.vocab_size = self.vocab_size
 
     def to_dict(self) -> dict:
         """As in transformers; the saved form names all custom pipelines."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import AutoModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -16,7 +17,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_yan import YanConfig
-from .layers_yan import YanEmbeddings, YanEncoderLayer, YanExperts, YanModulation
+from .layers_yan import YanEmbeddings, YanEncoderLayer, YanExperts, YanModulation, YanPositionEmbeddings
 from .mixers_yan import YanAttention, YanMambaDirection, mixer_mask
 
 logger = logging.get_logger(__name__)
@@ -91,6 +92,21 @@ class YanPreTrainedModel(PreTrainedModel):
                 shutil.copyfile(file, folder / name)
 
 
+def check_source(input_ids, attention_mask, inputs_embeds, max_length: int) -> None:
+    """
+    Raises:
+        ValueError: unless exactly one input is given, with at most `max_length` tokens.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("pass exactly one of input_ids and inputs_embeds")
+    length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+    if length > max_length and (attention_mask is None or attention_mask.sum(-1).max() > max_length):
+        raise ValueError(
+            f"input_ids has {length} tokens, more than max_position_embeddings={max_length}; "
+            "tokenize with truncation=True"
+        )
+
+
 class YanEncoder(YanPreTrainedModel):
     """Embeddings, bidirectional blocks and a final layer norm; its output is both condition and latent."""
 
@@ -106,6 +122,10 @@ class YanEncoder(YanPreTrainedModel):
 
     def set_input_embeddings(self, value):
         self.embeddings.word_embeddings = value
+
+    def positions(self, length: int, mask: torch.Tensor | None) -> torch.Tensor:
+        """Position embeddings of a canvas (B or 1, L, d), counted over the valid positions of its mask (B, L)."""
+        return self.embeddings.positions(length, mask)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -124,16 +144,7 @@ class YanEncoder(YanPreTrainedModel):
         Raises:
             ValueError: unless exactly one input is given, no longer than the position table.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("pass exactly one of input_ids and inputs_embeds")
-        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
-        if length > self.config.max_position_embeddings and (
-            attention_mask is None or attention_mask.sum(-1).max() > self.config.max_position_embeddings
-        ):
-            raise ValueError(
-                f"input_ids has {length} tokens, more than max_position_embeddings={self.config.max_position_embeddings}; "
-                "tokenize with truncation=True"
-            )
+        check_source(input_ids, attention_mask, inputs_embeds, self.config.max_position_embeddings)
         if inputs_embeds is None:
             inputs_embeds = self.embeddings.word_embeddings(input_ids)
         hidden_states = self.embeddings(inputs_embeds, attention_mask)
@@ -141,3 +152,78 @@ class YanEncoder(YanPreTrainedModel):
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask)
         return BaseModelOutput(last_hidden_state=self.final_norm(hidden_states))
+
+
+class YanHostedEncoder(YanPreTrainedModel):
+    """
+    A pretrained encoder of transformers (`config.encoder_config`) in the place of `YanEncoder`. It keeps its own position
+    scheme and gives its own outputs; the canvas of the flow has a position table of its own.
+    """
+
+    def __init__(self, config: YanConfig):
+        super().__init__(config)
+        backbone = AutoModel.from_config(config.encoder_config)
+        if config.encoder_config.is_encoder_decoder:
+            backbone = backbone.get_encoder()
+        if getattr(backbone, "pooler", None) is not None:
+            # YAN never reads it, and a parameter without gradient stops data-parallel training.
+            backbone.pooler = None
+        self.backbone = backbone
+        self.embeddings = YanPositionEmbeddings(config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.backbone.set_input_embeddings(value)
+
+    def positions(self, length: int, mask: torch.Tensor | None) -> torch.Tensor:
+        """As `YanEncoder.positions`."""
+        return self.embeddings.positions(length, mask)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        """
+        Args and errors as those of `YanEncoder`. Rows are moved to the left edge for the backbone, which counts positions
+        from there, and back again; a row padded on the right, or not at all, is passed on as it is.
+        """
+        check_source(input_ids, attention_mask, inputs_embeds, self.config.max_position_embeddings)
+        if attention_mask is None:
+            outputs = self.backbone(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+            return BaseModelOutput(
+                *(outputs.get(name) for name in ("last_hidden_state", "hidden_states", "attentions"))
+            )
+        attention_mask = attention_mask.long()
+        order = attention_mask.argsort(dim=1, descending=True, stable=True)
+        # The longest row decides, so that padding never reaches past the backbone's last position.
+        order = order[:, : self.config.max_position_embeddings]
+        mask = attention_mask.gather(1, order)
+        if input_ids is not None:
+            # RoBERTa tells padding by its id.
+            padding = getattr(self.backbone.config, "pad_token_id", None)
+            input_ids = input_ids.gather(1, order).masked_fill(mask == 0, 0 if padding is None else padding)
+        else:
+            inputs_embeds = inputs_embeds.gather(1, order.unsqueeze(-1).expand(-1, -1, inputs_embeds.shape[-1]))
+        outputs = self.backbone(input_ids=input_ids, attention_mask=mask, inputs_embeds=inputs_embeds, **kwargs)
+
+        def back(states: torch.Tensor) -> torch.Tensor:
+            index = order.unsqueeze(-1).expand_as(states)
+            return states.new_zeros(*attention_mask.shape, states.shape[-1]).scatter(1, index, states)
+
+        hidden_states = outputs.get("hidden_states")
+        return BaseModelOutput(
+            last_hidden_state=back(outputs.last_hidden_state),
+            hidden_states=None if hidden_states is None else tuple(back(states) for states in hidden_states),
+            attentions=outputs.get("attentions"),
+        )
+
+
+def build_encoder(config: YanConfig) -> YanEncoder | YanHostedEncoder:
+    """YAN's own encoder, or the pretrained one that `config.encoder_config` describes."""
+    return YanEncoder(config) if config.encoder_config is None else YanHostedEncoder(config)

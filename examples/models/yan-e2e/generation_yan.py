@@ -397,7 +397,7 @@ class YanGenerationMixin(GenerationMixin):
         source_mask = None if attention_mask is None or bool(attention_mask.all()) else attention_mask
         if bool(canvas_mask.all()):
             canvas_mask = None
-        positions = self.model.encoder.embeddings.positions(canvas_length, None)
+        positions = self.model.encoder.positions(canvas_length, None)
         return self.model.flow.condition(positions, source, source_mask, canvas_mask, repeats=repeats)
 
     def _solve(self, x_0, condition: FlowCondition, uniform, options, draft=None) -> tuple[torch.Tensor, int]:

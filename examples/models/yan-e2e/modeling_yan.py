@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_yan import YanConfig
-from .encoder_yan import YanEncoder, YanPreTrainedModel
+from .encoder_yan import YanPreTrainedModel, build_encoder
 from .flow_matching_yan import (
     add_latent_noise,
     gate_entropy,
@@ -119,7 +119,7 @@ class YanModel(YanPreTrainedModel):
 
     def __init__(self, config: YanConfig, add_velocity_field: bool = True):
         super().__init__(config)
-        self.encoder = YanEncoder(config)
+        self.encoder = build_encoder(config)
         self.flow = YanVelocityField(config) if add_velocity_field else None
         self.post_init()
 
@@ -137,7 +137,7 @@ class YanModel(YanPreTrainedModel):
         encoder_attention_mask: torch.Tensor | None,
     ) -> FlowCondition:
         """Everything that does not change along a trajectory on a canvas of this length and mask (B, L)."""
-        positions = self.encoder.embeddings.positions(canvas_length, canvas_mask)
+        positions = self.encoder.positions(canvas_length, canvas_mask)
         return self.flow.condition(positions, encoder_hidden_states, encoder_attention_mask, canvas_mask)
 
     @can_return_tuple
