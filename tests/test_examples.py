@@ -218,6 +218,22 @@ def test_benchmark_passes_its_correctness_gate(workspace):
     }
 
 
+def test_scan_benchmark_compares_only_what_is_equal(workspace):
+    ran(
+        "run_scan_benchmark.py", "--lengths", "8", "24", "--batch_sizes", "2", "--width", "16", "--states", "4", "--repeats", "2",
+        "--longest_peer", "8", "--output", "scan.json", cwd=workspace,
+    )  # fmt: skip
+    rows = json.loads((workspace / "scan.json").read_text())["rows"]
+    assert {(row["length"], row["system"].split()[0]) for row in rows} == {
+        (8, "sequential"), (8, "chunked"), (8, "bidirectional"), (8, "two"),
+        (24, "sequential"), (24, "chunked"), (24, "bidirectional"),
+    }  # fmt: skip
+    compared = [row["difference_from_reference"] for row in rows if row["difference_from_reference"] is not None]
+    assert len(compared) == 6
+    assert max(compared) < 1e-4
+    assert (workspace / "scan.png").stat().st_size > 10_000
+
+
 def test_two_dimensional_example_writes_scores_and_pictures(workspace):
     ran("moe_fm_2d.py", "--updates", "20", "--seeds", "1", "--samples", "200", "--output_dir", "2d", cwd=workspace)
     scores = json.loads((workspace / "2d" / "scores.json").read_text())["scores"]

@@ -1,10 +1,15 @@
 """Speed of generation as a ratio between systems, measured side by side in one run."""
 
+import ctypes
+import gc
 import statistics
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import psutil
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
@@ -75,6 +80,48 @@ def synchronize() -> None:
     """Waits for the accelerator, where there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> float:
+    """Most memory a call holds above what was held before it, in MiB: of the GPU, or of the process, sampled each ms."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        synchronize()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    process, stop = psutil.Process(), threading.Event()
+    gc.collect()
+    if sys.platform == "linux":
+        # Freed memory that the allocator keeps would hide what the call needs.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = process.memory_info().rss
+    peak = [before]
+
+    def watch() -> None:
+        while not stop.wait(0.001):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    call()
+    stop.set()
+    watcher.join()
+    return (peak[0] - before) / 2**20
+
+
+def timed(call: Callable[[], object], repeats: int) -> dict:
+    """Median and spread of a call in milliseconds after two warm-up calls."""
+    for _ in range(2):
+        call()
+    seconds = []
+    for _ in range(repeats):
+        synchronize()
+        start = time.perf_counter()
+        call()
+        synchronize()
+        seconds.append(1e3 * (time.perf_counter() - start))
+    return {"median_ms": statistics.median(seconds), "fastest_ms": min(seconds), "slowest_ms": max(seconds)}
 
 
 def count_tokens(ids: torch.Tensor, pad_token_id: int, eos_token_id: int | None) -> int:
