@@ -11,11 +11,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from datasets import Dataset, load_dataset
-from transformers import HfArgumentParser, TrainingArguments, set_seed
+from transformers import HfArgumentParser, TrainingArguments
 
 from modeling_yan import YanForMaskedLM
 from modeling_yan.training.data_collator import DataCollatorForTextInfilling
-from modeling_yan.training.scripts import ModelArguments, build_model, load_tokenizer, parse_arguments, run_script
+from modeling_yan.training.scripts import (
+    ModelArguments,
+    build_model,
+    load_tokenizer,
+    parse_arguments,
+    prepare_run,
+    run_script,
+)
 from modeling_yan.training.stages import freeze
 from modeling_yan.training.tokenization import train_tokenizer
 from modeling_yan.training.trainer import EMACallback, YanTrainer
@@ -51,7 +58,7 @@ def load_texts(arguments: DataArguments, split: str) -> Dataset | None:
 def main() -> None:
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
     model_arguments, data_arguments, training = parse_arguments(parser)
-    set_seed(training.seed)
+    resume = prepare_run(training)
     train, evaluation = (load_texts(data_arguments, split) for split in ("train", "validation"))
     if train is None:
         raise ValueError(f"{data_arguments.dataset_name} has no train split")
@@ -89,7 +96,7 @@ def main() -> None:
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
     )
     print(f"{model.num_parameters():,} parameters, {len(train):,} texts, {torch.get_num_threads()} threads")
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     if evaluation is not None:
         metrics = trainer.evaluate()

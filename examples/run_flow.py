@@ -8,17 +8,24 @@ Stages 2 and 3: trains the flow on source-target pairs, from an autoencoder, fro
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import DataCollatorForSeq2Seq, HfArgumentParser, Seq2SeqTrainingArguments, set_seed
+from transformers import DataCollatorForSeq2Seq, HfArgumentParser, Seq2SeqTrainingArguments
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.text_generation import generate_texts
-from modeling_yan.training.scripts import ModelArguments, build_model, load_tokenizer, parse_arguments, run_script
+from modeling_yan.training.scripts import (
+    ModelArguments,
+    build_model,
+    load_tokenizer,
+    parse_arguments,
+    prepare_run,
+    run_script,
+)
 from modeling_yan.training.stages import freeze
 from modeling_yan.training.tasks import Task, group_references, load_splits
 from modeling_yan.training.tokenization import tokenize_pairs
@@ -31,6 +38,8 @@ class DataArguments:
     dataset_name: str = field(metadata={"help": "Hub name or local folder."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows only."})
+    max_source_length: int | None = field(default=None, metadata={"help": "Tokens of a source, instead of the task's."})
+    max_target_length: int | None = field(default=None, metadata={"help": "Tokens of a target, instead of the task's."})
     use_lora: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of the weights."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapter."})
 
@@ -47,8 +56,10 @@ def lora_config(rank: int) -> LoraConfig:
 
 def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2SeqTrainingArguments) -> dict:
     """Trains, saves model and tokenizer to `output_dir`, and returns the report it writes there."""
-    set_seed(training.seed)
+    resume = prepare_run(training)
     task = Task.load(data.task)
+    lengths = {name: getattr(data, name) for name in ("max_source_length", "max_target_length")}
+    task = replace(task, **{name: value for name, value in lengths.items() if value})
     tokenizer = load_tokenizer(model_arguments)
     splits = load_splits(data.dataset_name, task, tokenizer.mask_token)
     if "train" not in splits:
@@ -66,6 +77,12 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
     )
 
     model = build_model(YanForConditionalGeneration, model_arguments, tokenizer)
+    longest = max(task.max_source_length, task.max_target_length)
+    if longest > model.config.max_position_embeddings:
+        raise ValueError(
+            f"task {task.name} has texts of up to {longest} tokens, the model max_position_embeddings="
+            f"{model.config.max_position_embeddings}; pass smaller --max_source_length and --max_target_length"
+        )
     if data.use_lora:
         model = get_peft_model(model, lora_config(data.lora_r))
     else:
@@ -89,7 +106,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{model.num_parameters():,} parameters ({trainable:,} trained), {len(train_set):,} pairs")
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=resume)
     report = {
         "parameters": model.num_parameters(),
         "trained_parameters": trainable,

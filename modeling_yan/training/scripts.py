@@ -8,9 +8,17 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    HfArgumentParser,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
 
 from modeling_yan import YanConfig
+from modeling_yan.training.checkpoints import check_writable, resolve_resume
 from modeling_yan.training.resources import configuration_path
 
 
@@ -71,6 +79,22 @@ def run_script(main: Callable[[], None]) -> None:
     except (ValueError, OSError, StrictDataclassError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def prepare_run(training: TrainingArguments) -> str | None:
+    """
+    Seeds everything, and finds out before any work whether the run can start.
+
+    Returns:
+        The checkpoint to go on from, if any.
+
+    Raises:
+        ValueError: for an output folder that cannot be written to, or a checkpoint that is not complete.
+    """
+    check_writable(training.output_dir)
+    resume = resolve_resume(training)
+    set_seed(training.seed)
+    return resume
 
 
 def load_preset(name: str, **overrides) -> YanConfig:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from string import Formatter
 
 import yaml
 from datasets import Dataset, DatasetDict, load_dataset
@@ -67,7 +68,7 @@ class Task:
         dataset: name of the data set, as given to `datasets.load_dataset`.
         source, target: format strings over the columns, the derived columns and `mask_token`.
         derive: derived columns, `name -> {function, column | columns, **options}`; functions: `DERIVED_COLUMNS`.
-        references: a derived column holding all acceptable targets of a row; by default the target alone.
+        references: a column, derived or not, holding all acceptable targets of a row; the target alone where there is none.
         max_source_length, max_target_length: in tokens, special tokens included.
         metric: "bleu", "rouge" or "exact_match", the one that chooses the best checkpoint.
         bad_rows: "raise", or "drop" rows that cannot be rendered, with a warning that counts them.
@@ -124,6 +125,16 @@ class Task:
             if any(value is None or value == "" for value in values):
                 raise BadRow(f"nothing to derive {name!r} from: the column is empty")
             columns[name] = function(values, mask_token=mask_token, **options)
+        for side in (self.source, self.target):
+            for name in {part[1] for part in Formatter().parse(side) if part[1]}:
+                value = columns.get(name, "")
+                if value is None:
+                    raise BadRow(f"task {self.name}: column {name!r} is empty")
+                if not isinstance(value, str | int | float):
+                    raise ValueError(
+                        f"task {self.name}: column {name!r} holds a {type(value).__name__}, {value!r:.60}, not text; "
+                        f"derive text from it (functions: {sorted(DERIVED_COLUMNS)})"
+                    )
         try:
             source, target = self.source.format(**columns), self.target.format(**columns)
         except KeyError as error:
@@ -134,7 +145,7 @@ class Task:
         return {
             "source": source,
             "target": target,
-            "references": columns[self.references] if self.references else [target],
+            "references": columns.get(self.references) or [target],
         }
 
     def build(self, dataset: Dataset, mask_token: str = "<mask>") -> Dataset:

@@ -1,11 +1,13 @@
 """Byte-level BPE trained with `tokenizers`, and the tokenisation of source-target pairs."""
 
+import logging
 from collections.abc import Iterable
 
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+logger = logging.getLogger(__name__)
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
 
 
@@ -44,11 +46,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int
 def tokenize_pairs(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_source_length: int, max_target_length: int
 ) -> Dataset:
-    """Columns `source`, `target` -> `input_ids`, `attention_mask`, `labels` (lists of ids, EOS last)."""
+    """
+    Columns `source`, `target` -> `input_ids`, `attention_mask`, `labels` (lists of ids, EOS last). Longer rows are cut, with
+    a warning that counts them.
+    """
 
     def tokenize(rows: dict) -> dict:
         batch = tokenizer(rows["source"], max_length=max_source_length, truncation=True)
         labels = tokenizer(text_target=rows["target"], max_length=max_target_length, truncation=True)["input_ids"]
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
-    return dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenise")
+    pairs = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenise")
+    for column, limit in (("input_ids", max_source_length), ("labels", max_target_length)):
+        full = sum(len(ids) >= limit for ids in pairs[column])
+        if full:
+            logger.warning(f"{column}: {full:,} of {len(pairs):,} rows reach {limit} tokens and may have been cut")
+    return pairs

@@ -1,11 +1,15 @@
 """The stock trainers with every loss term in their logs and, optionally, an average of the weights."""
 
+import shutil
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
+
+from modeling_yan.training.checkpoints import last_complete_checkpoint
 
 LOSS_TERMS = (
     "nll_loss",
@@ -45,7 +49,9 @@ class EMACallback(TrainerCallback):
         self.average = {name: p.detach().clone().float() for name, p in self._trained(model).items()}
         self.updates = state.global_step
         saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE
-        if state.global_step and saved.exists():
+        if state.global_step:
+            if not saved.exists():
+                raise ValueError(f"ema_decay was given, but the run to go on from has no {saved}; leave ema_decay out")
             self.average = {name: p.to(self.average[name].device) for name, p in load_file(saved).items()}
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
@@ -86,12 +92,37 @@ class YanTrainerMixin:
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
+            self._refuse_nan(loss, outputs)
             sums = self.__dict__.setdefault("_term_sums", {})
             for name in LOSS_TERMS:
                 value = outputs.get(name) if hasattr(outputs, "get") else None
                 if value is not None:
                     sums[name] = sums.get(name, 0.0) + value.float()
         return (loss, outputs) if return_outputs else loss
+
+    def _refuse_nan(self, loss: torch.Tensor, outputs) -> None:
+        # Trainer waits for the loss of every step anyway (logging_nan_inf_filter).
+        if bool(loss.isfinite()):
+            return
+        terms = {name: outputs[name].item() for name in LOSS_TERMS if outputs.get(name) is not None}
+        last = last_complete_checkpoint(self.args.output_dir)
+        raise ValueError(
+            f"the loss is {loss.item()} at step {self.state.global_step + 1} (terms: {terms}). No update was made with it. "
+            f"Lower learning_rate or max_grad_norm, or use bf16 instead of fp16; the last checkpoint is {last}"
+        )
+
+    def _save_checkpoint(self, model, trial):
+        """As in Trainer; what could not be written to its end is removed, and the error says where to go on from."""
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            last = last_complete_checkpoint(folder.parent)
+            raise OSError(
+                f"{folder} could not be written and was removed ({error}). Training can go on from {last} with "
+                "--resume_from_checkpoint last"
+            ) from error
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """As in Trainer, and not Mamba's `A_log` and `D`: decay would pull decay rates to 1 and skip connections to 0."""
