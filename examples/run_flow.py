@@ -93,6 +93,11 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         texts = tokenizer.batch_decode(ids.masked_fill(ids < 0, tokenizer.pad_token_id), skip_special_tokens=True)
         return [text.strip() for text in texts]
 
+    def metrics(prediction) -> dict:
+        # Several processes repeat the first rows to fill their last batch, all of them where rows are few.
+        texts = decode(prediction.predictions)[: len(chosen)]
+        return score_texts(texts, chosen["references"])
+
     trainer = YanSeq2SeqTrainer(
         model=model,
         args=training,
@@ -100,11 +105,12 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         eval_dataset=eval_set,
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         processing_class=tokenizer,
-        compute_metrics=lambda prediction: score_texts(decode(prediction.predictions), chosen["references"]),
+        compute_metrics=metrics,
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
     )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(f"{model.num_parameters():,} parameters ({trainable:,} trained), {len(train_set):,} pairs")
+    if trainer.is_world_process_zero():
+        print(f"{model.num_parameters():,} parameters ({trainable:,} trained), {len(train_set):,} pairs")
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     report = {
@@ -112,7 +118,8 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         "trained_parameters": trainable,
         "train_rows": len(train_set),
         "updates": trainer.state.global_step,
-        "batch_size": training.train_batch_size * training.gradient_accumulation_steps,
+        "processes": training.world_size,
+        "batch_size": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
         "train_minutes": round((time.perf_counter() - start) / 60, 2),
         "seed": training.seed,
         "torch": torch.__version__,

@@ -1,6 +1,7 @@
 """What the example scripts share: arguments from flags or one file, clear exits, building a model."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -89,8 +90,15 @@ def prepare_run(training: TrainingArguments) -> str | None:
         The checkpoint to go on from, if any.
 
     Raises:
-        ValueError: for an output folder that cannot be written to, or a checkpoint that is not complete.
+        ValueError: for an output folder that cannot be written to, a checkpoint that is not complete, or processes that
+            do not know of each other.
     """
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if training.world_size != launched:
+        raise ValueError(
+            f"{launched} processes were launched, but each would train alone (world_size={training.world_size}); on CPUs "
+            "pass --use_cpu"
+        )
     check_writable(training.output_dir)
     resume = resolve_resume(training)
     set_seed(training.seed)

@@ -83,11 +83,27 @@ class EMACallback(TrainerCallback):
                 parameter.copy_(kept[name])
 
 
+class RankSeedCallback(TrainerCallback):
+    """
+    Gives each process draws of its own. Trainer seeds all alike, which is right for weights and wrong for noise and
+    times: row i of every process would get the same. A resumed run goes on with the states saved for each process.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.world_size > 1:
+            torch.manual_seed(args.seed + args.process_index)
+
+
 class YanTrainerMixin:
     """
-    Adds to a Trainer: the mean of each loss term since the last log entry, and evaluation with averaged weights when
-    an `EMACallback` is among the callbacks.
+    Adds to a Trainer: the mean of each loss term since the last log entry, evaluation with averaged weights when an
+    `EMACallback` is among the callbacks, draws of its own for each process, and a stop at the first loss that is not a
+    number.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_callback(RankSeedCallback())
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
