@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, load_dataset
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from modeling_yan import YanForMaskedLM
 
@@ -216,6 +216,41 @@ def test_benchmark_passes_its_correctness_gate(workspace):
         ("generate 26 tokens", "YAN"),
         ("training step", "GPT-2-shaped"),
     }
+
+
+def test_sft_script_trains_an_adapter_on_conversations(workspace):
+    rows = load_dataset(str(workspace / "data"))["train"]
+    turns = [
+        {"messages": [{"role": "user", "content": r["meaning_representation"]}, {"role": "assistant", "content": r["human_reference"]}]}
+        for r in rows
+    ]  # fmt: skip
+    (workspace / "chat").mkdir()
+    Dataset.from_list(turns).to_parquet(workspace / "chat" / "train.parquet")
+    arguments = [
+        "--model_name_or_path", "autoencoder", "--dataset_name", "chat", "--output_dir", "sft", "--max_steps", "2",
+        "--per_device_train_batch_size", "4", "--max_length", "64", "--use_lora", "--report_to", "none", "--use_cpu", "--bf16", "False",
+    ]  # fmt: skip
+    assert "chat_template" in refused("run_sft.py", *arguments, cwd=workspace)
+    tokenizer = AutoTokenizer.from_pretrained(workspace / "autoencoder")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(workspace / "templated")
+    ran("run_sft.py", *arguments, "--tokenizer_name", "templated", cwd=workspace)
+    assert (workspace / "sft" / "adapter_model.safetensors").exists()
+
+
+def test_reward_script_scores_before_and_after(workspace):
+    arguments = [
+        "--model_name_or_path", "autoencoder", "--task", "e2e_nlg", "--dataset_name", "data", "--output_dir", "reward",
+        "--max_steps", "2", "--per_device_train_batch_size", "2", "--num_generations", "3", "--max_eval_samples", "5",
+        "--report_to", "none", "--use_cpu", "--save_strategy", "no", "--logging_steps", "1",
+    ]  # fmt: skip
+    reward = ROOT / "examples" / "rewards.py"
+    ran("run_reward.py", *arguments, "--reward", f"{reward}:mentions_every_value", cwd=workspace)
+    report = json.loads((workspace / "reward" / "report.json").read_text())
+    assert report["rows"] == 3
+    assert 0 <= report["before"]["reward"] <= 1
+    assert "bleu" in report["after"]
+    assert "no function" in refused("run_reward.py", *arguments, "--reward", f"{reward}:nothing", cwd=workspace)
 
 
 def test_scan_benchmark_compares_only_what_is_equal(workspace):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
@@ -133,8 +134,12 @@ def build_model(
     if unknown:
         raise ValueError(f"config_overrides names {unknown}, which are not fields of YanConfig")
     if arguments.model_name_or_path is not None:
+        # Weights saved in bfloat16 would swallow small updates; mixed precision is Trainer's (--bf16).
         return model_class.from_pretrained(
-            arguments.model_name_or_path, attn_implementation=arguments.attn_implementation, **overrides
+            arguments.model_name_or_path,
+            dtype=torch.float32,
+            attn_implementation=arguments.attn_implementation,
+            **overrides,
         )
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "mask")}
     config = load_preset(arguments.preset, **{"vocab_size": len(tokenizer), **ids, **overrides})

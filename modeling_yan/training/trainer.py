@@ -109,12 +109,14 @@ class YanTrainerMixin:
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             self._refuse_nan(loss, outputs)
-            sums = self.__dict__.setdefault("_term_sums", {})
-            for name in LOSS_TERMS:
-                value = outputs.get(name) if hasattr(outputs, "get") else None
-                if value is not None:
-                    sums[name] = sums.get(name, 0.0) + value.float()
+            self._record({name: outputs[name] for name in LOSS_TERMS if outputs.get(name) is not None})
         return (loss, outputs) if return_outputs else loss
+
+    def _record(self, terms: dict[str, torch.Tensor]) -> None:
+        """Adds to the sums whose means the next log entry gets."""
+        sums = self.__dict__.setdefault("_term_sums", {})
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value.detach().float()
 
     def _refuse_nan(self, loss: torch.Tensor, outputs) -> None:
         # Trainer waits for the loss of every step anyway (logging_nan_inf_filter).

@@ -1,0 +1,163 @@
+"""
+Learning from rewards, for a model that writes all positions at once.
+
+Given the prior noise x_0 and the experts, YAN's endpoint z = z_theta(x_0, source) is a deterministic, differentiable function,
+and tokens are independent given it. The policy is therefore explicit, which it is not for most diffusion models:
+
+    p_theta(L, y | source, x_0) = p_theta(L | source) prod_i softmax(D_theta(z)_i / T)[y_i]
+
+x_0 does not depend on theta, so the score-function identity holds inside the expectation over it:
+
+    grad E[R(y)] = E_x0 E_(L, y) [ (R(y) - b) grad log p_theta(L, y | source, x_0) ]
+
+for any baseline b that does not depend on (L, y). As in GRPO (arXiv 2402.03300) b is the mean reward of a group of G answers to the
+same source, here of G different priors, and the advantage is divided by the group's standard deviation. Each answer is used for
+one update, so there is no importance ratio to clip. With `beta` the exact divergence KL(p_theta || p_reference) of every
+position's tokens, at the same noise, is added to the loss: no sampling estimate is needed. Experts are the gate's argmax; their
+choice gets no gradient.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.training.trainer import YanTrainerMixin
+
+Reward = Callable[..., list[float]]
+
+
+def group_advantages(rewards: torch.Tensor, eps: float = 1e-4) -> torch.Tensor:
+    """Rewards (B, G) less their group's mean, over its standard deviation; 0 where all are equal."""
+    centred = rewards - rewards.mean(1, keepdim=True)
+    return centred / (rewards.std(1, keepdim=True, unbiased=False) + eps)
+
+
+class RewardCollator:
+    """Pads the sources on the right and hands all other columns on as lists."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+
+    def __call__(self, features: list[dict]) -> dict:
+        names = ("input_ids", "attention_mask")
+        batch = self.tokenizer.pad([{n: f[n] for n in names if n in f} for f in features], return_tensors="pt")
+        columns = {name: [f[name] for f in features] for name in features[0] if name not in names}
+        return {**batch, "columns": columns}
+
+
+class YanRewardTrainer(YanTrainerMixin, Trainer):
+    """
+    Trains a YAN on rewards of its own answers.
+
+    Args:
+        model: with a length head.
+        reward: called as `reward(completions=[str], **columns)`, every column of the data repeated for its completions;
+            returns a number for each.
+        train_dataset: column `input_ids` (tokenised sources) and whatever the reward needs.
+        num_generations: answers (priors) per source, at least 2.
+        temperature: of tokens and lengths.
+        beta: weight of the divergence from the model as it was at the start; a frozen copy is held if it is not 0.
+        generator: for everything drawn; torch's global one if absent.
+    """
+
+    def __init__(
+        self,
+        model: YanForConditionalGeneration,
+        reward: Reward,
+        *args,
+        processing_class: PreTrainedTokenizerBase,
+        num_generations: int = 8,
+        temperature: float = 1.0,
+        beta: float = 0.0,
+        generator: torch.Generator | None = None,
+        **kwargs,
+    ):
+        if num_generations < 2:
+            raise ValueError(f"num_generations={num_generations} must be at least 2: a reward is judged by its group")
+        if temperature <= 0 or beta < 0:
+            raise ValueError(f"temperature={temperature} must be positive, beta={beta} not negative")
+        if not model.config.length_head:
+            raise ValueError("rewards need a model with a length head (config.length_head=True)")
+        kwargs.setdefault("data_collator", RewardCollator(processing_class))
+        super().__init__(model, *args, processing_class=processing_class, **kwargs)
+        self.args.remove_unused_columns = False
+        self.model_accepts_loss_kwargs = False
+        self.reward, self.num_generations, self.temperature = reward, num_generations, temperature
+        self.beta, self.generator = beta, generator
+        self.reference = copy.deepcopy(model).eval().requires_grad_(False) if beta else None
+
+    @torch.no_grad()
+    def _sample(self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """G answers a row: what the policy drew, and what it was given, all (B * G, ...)."""
+        plain, config = self.accelerator.unwrap_model(model), model.config
+        options = {"generator": self.generator, "device": input_ids.device}
+        source = plain.get_encoder()(input_ids, attention_mask)
+        length_logits = plain.length_head(source.last_hidden_state, attention_mask).float() / self.temperature
+        groups = self.num_generations
+        lengths = (
+            length_logits.softmax(-1).multinomial(groups, replacement=True, generator=self.generator).flatten() + 1
+        )
+        canvas = torch.arange(int(lengths.max()), device=input_ids.device) < lengths.unsqueeze(1)
+        noise = config.prior_std * torch.randn(*canvas.shape, config.hidden_size, **options)
+        given = {
+            "input_ids": input_ids.repeat_interleave(groups, 0),
+            "attention_mask": attention_mask.repeat_interleave(groups, 0),
+            "decoder_attention_mask": canvas.long(),
+            "prior_noise": noise,
+        }
+        gate = plain.model(
+            given["input_ids"],
+            given["attention_mask"],
+            x_t=noise,
+            timesteps=torch.zeros(len(noise), device=noise.device),
+            decoder_attention_mask=canvas,
+        ).gate_probs
+        given["expert_indices"] = gate.argmax(-1)
+        logits = plain(**given).logits.float() / self.temperature
+        tokens = logits.flatten(0, 1).softmax(-1).multinomial(1, generator=self.generator).view(canvas.shape)
+        return {**given, "tokens": tokens, "lengths": lengths}
+
+    def _texts(self, tokens: torch.Tensor, canvas: torch.Tensor) -> list[str]:
+        texts = []
+        for row, mask in zip(tokens, canvas.bool()):
+            ids = row[mask].tolist()
+            eos = self.processing_class.eos_token_id
+            texts.append(
+                self.processing_class.decode(ids[: ids.index(eos)] if eos in ids else ids, skip_special_tokens=True)
+            )
+        return texts
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        was_training = model.training
+        model.eval()
+        drawn = self._sample(model, inputs["input_ids"], inputs["attention_mask"])
+        model.train(was_training)
+        tokens, lengths = drawn.pop("tokens"), drawn.pop("lengths")
+        canvas, groups = drawn["decoder_attention_mask"], self.num_generations
+        repeated = {name: [v for v in values for _ in range(groups)] for name, values in inputs["columns"].items()}
+        texts = self._texts(tokens, canvas)
+        values = self.reward(completions=texts, **repeated)
+        if len(values) != len(texts):
+            raise ValueError(f"the reward gave {len(values)} numbers for {len(texts)} completions")
+        rewards = torch.tensor(values, dtype=torch.float32, device=canvas.device).view(-1, groups)
+        advantages = group_advantages(rewards).flatten()
+
+        outputs = model(**drawn)
+        log_probs = (outputs.logits.float() / self.temperature).log_softmax(-1)
+        chosen = log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        length_log_probs = (outputs.length_logits.float() / self.temperature).log_softmax(-1)
+        answer = (chosen * canvas).sum(-1) + length_log_probs.gather(-1, lengths.unsqueeze(-1) - 1).squeeze(-1)
+        # Every answer is an average over its tokens, so that long ones do not count for more.
+        loss = -(advantages * answer / lengths).mean()
+        terms = {"reward": rewards.mean(), "reward_std": rewards.std(1).mean(), "target_length": lengths.float().mean()}
+        if self.reference is not None:
+            with torch.no_grad():
+                reference = (self.reference(**drawn).logits.float() / self.temperature).log_softmax(-1)
+            divergence = (log_probs.exp() * (log_probs - reference)).sum(-1)
+            terms["kl"] = ((divergence * canvas).sum() / canvas.sum()).detach()
+            loss = loss + self.beta * (divergence * canvas).sum() / canvas.sum()
+        self._record(terms)
+        return (loss, outputs) if return_outputs else loss
