@@ -7,13 +7,15 @@ Stage 1: trains the autoencoder by text infilling.
 """
 
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from transformers import HfArgumentParser, TrainingArguments
 
 from modeling_yan import YanForMaskedLM
+from modeling_yan.training.corpora import load_corpus, tokenize_corpus
 from modeling_yan.training.data_collator import DataCollatorForTextInfilling
 from modeling_yan.training.scripts import (
     ModelArguments,
@@ -38,45 +40,50 @@ class DataArguments:
         default=None, metadata={"help": "Train a byte-level BPE of this size on the texts."}
     )
     max_length: int = field(default=128, metadata={"help": "Texts are cut after this many tokens."})
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of a data set with several."}
+    )
+    streaming: bool = field(default=False, metadata={"help": "Read the corpus as training goes; needs --max_steps."})
+    pack: bool = field(default=False, metadata={"help": "Lay texts end to end and fill every row to max_length."})
+    distinct: bool = field(default=False, metadata={"help": "Drop repeated texts, which holds all in memory."})
+    max_eval_samples: int = field(default=2000, metadata={"help": "Evaluate on the first texts only."})
+    tokenizer_samples: int = field(default=100_000, metadata={"help": "Texts that train_tokenizer learns from."})
     infill_rate: float = field(default=0.08, metadata={"help": "Share of tokens under masked spans."})
-
-
-def load_texts(arguments: DataArguments, split: str) -> Dataset | None:
-    """Column `text` with the distinct texts of a split, in order; None if there is no such split."""
-    data = load_dataset(arguments.dataset_name)
-    if split not in data:
-        return None
-    missing = [c for c in arguments.text_columns if c not in data[split].column_names]
-    if missing:
-        raise ValueError(
-            f"text_columns={missing} are not in {arguments.dataset_name}; it has {data[split].column_names}"
-        )
-    texts = dict.fromkeys(text for column in arguments.text_columns for text in data[split][column] if text)
-    return Dataset.from_dict({"text": list(texts)})
 
 
 def main() -> None:
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
     model_arguments, data_arguments, training = parse_arguments(parser)
     resume = prepare_run(training)
-    train, evaluation = (load_texts(data_arguments, split) for split in ("train", "validation"))
+    if data_arguments.streaming and training.max_steps <= 0:
+        raise ValueError("streaming=True has no known end; pass --max_steps")
+    options = {name: getattr(data_arguments, name) for name in ("streaming", "distinct")}
+    options["config_name"] = data_arguments.dataset_config_name
+    train, evaluation = (
+        load_corpus(data_arguments.dataset_name, data_arguments.text_columns, split, **options)
+        for split in ("train", "validation")
+    )
     if train is None:
         raise ValueError(f"{data_arguments.dataset_name} has no train split")
     if data_arguments.train_tokenizer:
-        tokenizer = train_tokenizer(train["text"], data_arguments.train_tokenizer, data_arguments.max_length)
+        texts = (row["text"] for row in islice(train, data_arguments.tokenizer_samples))
+        tokenizer = train_tokenizer(texts, data_arguments.train_tokenizer, data_arguments.max_length)
     else:
         tokenizer = load_tokenizer(model_arguments)
-
-    def tokenize(rows: dict) -> dict:
-        return {
-            "input_ids": tokenizer(rows["text"], truncation=True, max_length=data_arguments.max_length)["input_ids"]
-        }
-
-    train = train.map(tokenize, batched=True, remove_columns=["text"])
-    evaluation = None if evaluation is None else evaluation.map(tokenize, batched=True, remove_columns=["text"])
+    train = tokenize_corpus(train, tokenizer, data_arguments.max_length, data_arguments.pack)
+    if evaluation is not None:
+        first = list(
+            islice(tokenize_corpus(evaluation, tokenizer, data_arguments.max_length), data_arguments.max_eval_samples)
+        )
+        evaluation = Dataset.from_list(first)
     model = build_model(YanForMaskedLM, model_arguments, tokenizer)
     freeze(model, [part for part in model_arguments.freeze.split(",") if part])
     training.remove_unused_columns = False
+    if data_arguments.max_length > model.config.max_position_embeddings:
+        raise ValueError(
+            f"max_length={data_arguments.max_length} is more than the model's max_position_embeddings="
+            f"{model.config.max_position_embeddings}; lower it or raise the other by --config_overrides"
+        )
 
     def token_accuracy(prediction) -> dict[str, float]:
         valid = prediction.label_ids != -100
@@ -95,7 +102,9 @@ def main() -> None:
         ).argmax(-1),
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
     )
-    print(f"{model.num_parameters():,} parameters, {len(train):,} texts, {torch.get_num_threads()} threads")
+    if trainer.is_world_process_zero():
+        rows = "a stream" if data_arguments.streaming else f"{len(train):,} rows"
+        print(f"{model.num_parameters():,} parameters, {rows}, {torch.get_num_threads()} threads")
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     if evaluation is not None:
