@@ -18,6 +18,7 @@ from transformers import DataCollatorForSeq2Seq, HfArgumentParser, Seq2SeqTraini
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.text_generation import generate_texts
+from modeling_yan.training.samples import SamplesCallback
 from modeling_yan.training.scripts import (
     ModelArguments,
     build_model,
@@ -40,6 +41,8 @@ class DataArguments:
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows only."})
     max_source_length: int | None = field(default=None, metadata={"help": "Tokens of a source, instead of the task's."})
     max_target_length: int | None = field(default=None, metadata={"help": "Tokens of a target, instead of the task's."})
+    num_samples: int = field(default=4, metadata={"help": "Answers shown and kept at each evaluation."})
+    plots: bool = field(default=False, metadata={"help": "Draw losses, expert usage and latents at the end."})
     use_lora: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of the weights."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapter."})
 
@@ -108,6 +111,9 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         compute_metrics=metrics,
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
     )
+    if chosen is not None and data.num_samples and training.eval_strategy != "no":
+        shown = chosen.select(range(min(data.num_samples, len(chosen))))
+        trainer.add_callback(SamplesCallback(trainer, list(shown["source"]), list(shown["target"])))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if trainer.is_world_process_zero():
         print(f"{model.num_parameters():,} parameters ({trainable:,} trained), {len(train_set):,} pairs")
@@ -136,6 +142,14 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
             generator=torch.Generator(trainer.model.device).manual_seed(training.seed),
         )
         report[name] = {"rows": len(rows), **score_texts(texts, rows["references"])}
+    if data.plots and trainer.is_world_process_zero():
+        from modeling_yan.evaluation.plots import plot_latents, plot_training
+
+        folder = Path(training.output_dir)
+        plot_training(trainer.state.log_history, folder / "training.png")
+        texts = splits["train"]["target"][:256]
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        report["latents"] = plot_latents(model, tokenizer, texts, folder / "latents.png")
     if trainer.is_world_process_zero():
         path = Path(training.output_dir) / "report.json"
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

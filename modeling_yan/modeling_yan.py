@@ -86,7 +86,8 @@ class YanSeq2SeqLMOutput(ModelOutput):
         encoder_last_hidden_state: source states h (B, Lx, d).
         hidden_states, attentions: of the encoder over the source, when asked for.
         nll_loss, mse_loss, ce_loss, denoising_ce_loss, length_loss, gate_entropy, load_balance, mmd_loss, latent_l2:
-            the terms, unweighted and detached; None where the weight is 0.
+            the terms, unweighted and detached; None where the weight is 0, but for `gate_entropy`, which is always told.
+        expert_usage: mean gate probability of each expert over the target tokens (K,); only with `labels`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -105,6 +106,7 @@ class YanSeq2SeqLMOutput(ModelOutput):
     load_balance: torch.FloatTensor | None = None
     mmd_loss: torch.FloatTensor | None = None
     latent_l2: torch.FloatTensor | None = None
+    expert_usage: torch.FloatTensor | None = None
 
 
 class YanModel(YanPreTrainedModel):
@@ -390,6 +392,10 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                     terms[name] = build()
                     # The gate's entropy is the one term that is maximised.
                     loss = loss + (-weight if name == "gate_entropy" else weight) * terms[name]
+            with torch.no_grad():
+                terms.setdefault("gate_entropy", per_token(gate_entropy(gate_log_probs)))
+                usage = gate_log_probs.exp() * canvas_mask.unsqueeze(-1)
+                terms["expert_usage"] = usage.sum((0, 1)) / count
         return YanSeq2SeqLMOutput(
             loss=loss,
             logits=logits,

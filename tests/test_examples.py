@@ -93,9 +93,19 @@ def test_flow_trains_from_the_autoencoder_logs_every_term_and_resumes(workspace)
     assert {"nll_loss", "mse_loss", "ce_loss", "length_loss"} <= set(log[0])
     assert any("eval_bleu" in entry for entry in log)
     assert (workspace / "flow" / "checkpoint-2" / "ema.safetensors").exists()
-    ran("run_flow.py", *arguments, "--max_steps", "4", "--resume_from_checkpoint", "flow/checkpoint-2", cwd=workspace)
+    seen = {"gate_entropy", "expert_usage_0", "expert_usage_1", "grad_norm", "tokens_per_second", "memory_mib"}
+    assert seen <= set(log[0])
+    assert log[0]["expert_usage_0"] + log[0]["expert_usage_1"] == pytest.approx(1, abs=1e-3)
+    resumed = [*arguments, "--max_steps", "4", "--resume_from_checkpoint", "flow/checkpoint-2", "--plots"]
+    table = ran("run_flow.py", *resumed, cwd=workspace)
+    assert "step 4" in table
+    samples = [json.loads(line) for line in (workspace / "flow" / "samples.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in samples] == [2] * (len(samples) // 2) + [4] * (len(samples) // 2)
+    assert all({"source", "answer", "reference"} <= row.keys() for row in samples)
+    assert all((workspace / "flow" / name).stat().st_size > 10_000 for name in ("training.png", "latents.png"))
     report = json.loads((workspace / "flow" / "report.json").read_text())
     assert report["updates"] == 4
+    assert report["latents"]["std"] > 0
     assert report["trained_parameters"] < report["parameters"]
     assert "bleu" in report["validation"]
     # What was frozen is what the autoencoder had, and the options survive for the next user.

@@ -111,6 +111,21 @@ def test_a_term_without_weight_is_not_computed():
     assert outputs.length_logits is None
 
 
+def test_expert_usage_and_gate_entropy_are_those_of_the_target_tokens():
+    model = tiny_model()
+    ids, mask = source_batch()
+    labels = target_labels()
+    draws = pinned_draws(labels)
+    outputs = model(ids, mask, labels=labels, **draws)
+    valid = labels != -100
+    x_1 = model.get_encoder()(labels.masked_fill(~valid, 0), valid.long()).last_hidden_state
+    times = draws["timesteps"][:, None, None]
+    x_t = (1 - times) * draws["prior_noise"] + times * x_1
+    gate = model.model(ids, mask, x_t=x_t, timesteps=draws["timesteps"], decoder_attention_mask=valid).gate_probs[valid]
+    torch.testing.assert_close(outputs.expert_usage, gate.mean(0))
+    torch.testing.assert_close(outputs.gate_entropy, -(gate * gate.log()).sum(-1).mean())
+
+
 def test_length_loss_is_the_cross_entropy_of_the_number_of_labels(model):
     ids, mask = source_batch()
     labels = target_labels()

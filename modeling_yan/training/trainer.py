@@ -1,9 +1,11 @@
 """The stock trainers with every loss term in their logs and, optionally, an average of the weights."""
 
 import shutil
+import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -83,6 +85,11 @@ class EMACallback(TrainerCallback):
                 parameter.copy_(kept[name])
 
 
+def memory_held(device: torch.device) -> int:
+    """Bytes: the most that the GPU's allocator has held, or what the process holds now."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+
+
 class RankSeedCallback(TrainerCallback):
     """
     Gives each process draws of its own. Trainer seeds all alike, which is right for weights and wrong for noise and
@@ -109,8 +116,23 @@ class YanTrainerMixin:
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             self._refuse_nan(loss, outputs)
-            self._record({name: outputs[name] for name in LOSS_TERMS if outputs.get(name) is not None})
+            terms = {name: outputs[name] for name in LOSS_TERMS if outputs.get(name) is not None}
+            if outputs.get("expert_usage") is not None:
+                terms |= {f"expert_usage_{k}": share for k, share in enumerate(outputs["expert_usage"])}
+            self._record(terms)
+            self._count_tokens(inputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _count_tokens(self, inputs: dict) -> None:
+        """Source and target tokens, padding excluded, for the speed in the next log entry."""
+        mask, labels = inputs.get("attention_mask"), inputs.get("labels")
+        tokens = torch.zeros((), device=self.args.device)
+        if mask is not None:
+            tokens = tokens + mask.sum()
+        if labels is not None:
+            tokens = tokens + (labels != -100).sum()
+        self._tokens = self.__dict__.get("_tokens", 0) + tokens
+        self.__dict__.setdefault("_counted_since", time.perf_counter())
 
     def _record(self, terms: dict[str, torch.Tensor]) -> None:
         """Adds to the sums whose means the next log entry gets."""
@@ -155,12 +177,20 @@ class YanTrainerMixin:
             for name, total in sums.items():
                 logs[name] = round(self.accelerator.reduce(total, "sum").item() / updates, 5)
             self._term_sums, self._terms_logged_at = {}, self.state.global_step
+            if "_tokens" in self.__dict__:
+                seconds = time.perf_counter() - self.__dict__.pop("_counted_since")
+                total = self.accelerator.reduce(self.__dict__.pop("_tokens"), "sum").item()
+                logs["tokens_per_second"] = round(total / seconds, 1)
+            logs["memory_mib"] = round(memory_held(self.args.device) / 2**20, 1)
         super().log(logs, *args, **kwargs)
 
-    def evaluation_loop(self, *args, **kwargs):
+    def evaluation_weights(self):
+        """A context in which the model has the weights that evaluation uses: averaged ones, where there are."""
         average = next((c for c in self.callback_handler.callbacks if isinstance(c, EMACallback) and c.average), None)
-        model = self.accelerator.unwrap_model(self.model)
-        with nullcontext() if average is None else average.applied(model):
+        return nullcontext() if average is None else average.applied(self.accelerator.unwrap_model(self.model))
+
+    def evaluation_loop(self, *args, **kwargs):
+        with self.evaluation_weights():
             return super().evaluation_loop(*args, **kwargs)
 
 

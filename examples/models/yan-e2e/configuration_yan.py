@@ -88,7 +88,6 @@ class YanConfig(PreTrainedConfig):
     # Custom pipelines that this process knows without remote code; set by the installed package.
     registered_pipelines = ()
     keys_to_ignore_at_inference = [
-        "loss_terms",
         "length_logits",
         "encoder_last_hidden_state",
         "hidden_states",
@@ -96,6 +95,7 @@ class YanConfig(PreTrainedConfig):
         "latents",
         "velocities",
         "gate_probs",
+        "expert_usage",
     ]
 
     vocab_size: int = 128258
