@@ -111,6 +111,29 @@ def test_a_term_without_weight_is_not_computed():
     assert outputs.length_logits is None
 
 
+@pytest.mark.parametrize("model_class", [YanForConditionalGeneration, YanForMaskedLM])
+def test_loss_in_chunks_equals_the_plain_one_in_value_and_gradients(model_class):
+    """In training mode, where it is used; 5 does not divide the number of positions."""
+    ids, mask = source_batch()
+    labels = target_labels() if model_class is YanForConditionalGeneration else ids.masked_fill(mask == 0, -100)
+    draws = pinned_draws(labels) if model_class is YanForConditionalGeneration else {}
+    results = []
+    for chunk_size in (None, 5):
+        options = {**ALL_TERMS, "mmd_loss_weight": 0, "latent_noise": 0.0, "loss_chunk_size": chunk_size}
+        model = tiny_model(model_class, **options).train()
+        outputs = model(ids, mask, labels=labels, **draws)
+        outputs.loss.backward()
+        results.append((outputs, gradients(model)))
+    (plain, expected), (chunked, ours) = results
+    assert plain.logits is not None
+    assert chunked.logits is None
+    torch.testing.assert_close(chunked.loss, plain.loss)
+    assert ours.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+    assert model.eval()(ids, mask, labels=labels).logits is not None
+
+
 def test_expert_usage_and_gate_entropy_are_those_of_the_target_tokens():
     model = tiny_model()
     ids, mask = source_batch()

@@ -70,6 +70,8 @@ class YanConfig(PreTrainedConfig):
         load_balance_weight, mmd_loss_weight, latent_l2_weight (`float`): Weights of the loss terms.
         denoising_ce_loss_weight (`float`, defaults to 0.0): Weight of a term the paper does not have: cross-entropy of
             the endpoint that one step from the likelihood's own `x_t` reaches. It costs a decoder pass and no trunk pass.
+        loss_chunk_size (`int`, *optional*): Positions whose logits the training loss holds at once, for vocabularies so large
+            that all of them do not fit. In training the models then return no `logits`.
         label_smoothing (`float`, defaults to 0.0): Of the cross-entropy over tokens.
         embedding_std (`float`, defaults to 1.0): Initial standard deviation of token and position embeddings. Positions
             must live on the scale of latents and prior (1.0): the flow adds them to its state.
@@ -139,6 +141,7 @@ class YanConfig(PreTrainedConfig):
     load_balance_weight: float | int = 0.0
     mmd_loss_weight: float | int = 0.0
     latent_l2_weight: float | int = 0.0
+    loss_chunk_size: int | None = None
     label_smoothing: float | int = 0.0
     embedding_std: float | int = 1.0
     initializer_range: float | int | None = None
@@ -217,7 +220,7 @@ class YanConfig(PreTrainedConfig):
         positive = (
             "vocab_size hidden_size num_attention_heads intermediate_size max_position_embeddings encoder_layers "
             "flow_layers num_experts gate_temperature gate_hidden_size velocity_std prior_std time_sampling_alpha "
-            "time_sampling_beta unroll_steps layer_norm_eps mamba_d_state mamba_d_conv mamba_expand"
+            "time_sampling_beta unroll_steps loss_chunk_size layer_norm_eps mamba_d_state mamba_d_conv mamba_expand"
         )
         for name in positive.split():
             value = getattr(self, name)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 MMD_WIDTHS = (0.2, 0.5, 1.0, 2.0, 5.0)
 # Network evaluations per integration step.
@@ -296,3 +297,23 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: floa
         label_smoothing=label_smoothing,
     )
     return flat.view(labels.shape)
+
+
+def chunked_token_cross_entropy(
+    states: Tensor, head: Callable[[Tensor], Tensor], labels: Tensor, chunk_size: int, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """
+    `token_cross_entropy(head(states), labels)` with the logits of `chunk_size` positions at a time, computed a second time in
+    the backward pass: memory does not grow with positions x vocabulary.
+
+    Args:
+        states: (..., d).
+        head: (n, d) -> logits (n, V).
+        labels: (...), -100 ignored.
+    """
+
+    def loss(chunk: Tensor, targets: Tensor) -> Tensor:
+        return token_cross_entropy(head(chunk), targets, label_smoothing=label_smoothing)
+
+    pairs = zip(states.flatten(0, -2).split(chunk_size), labels.flatten().split(chunk_size))
+    return torch.cat([checkpoint(loss, *pair, use_reentrant=False) for pair in pairs]).view(labels.shape)

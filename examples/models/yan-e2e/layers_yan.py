@@ -11,7 +11,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_yan import YanConfig
-from .flow_matching_yan import velocity_from_data
+from .flow_matching_yan import chunked_token_cross_entropy, token_cross_entropy, velocity_from_data
 from .mixers_yan import MIXERS, YanAttention, mixer_mask
 
 
@@ -374,14 +374,27 @@ class YanDecoder(nn.Module):
 
     def __init__(self, config: YanConfig):
         super().__init__()
+        self.loss_chunk_size = config.loss_chunk_size
         self.layers = nn.ModuleList([YanDecoderLayer(config) for _ in range(config.decoder_layers)])
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+    def states(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the output projection reads (B, L, d)."""
         hidden_states = latents.to(self.lm_head.weight.dtype)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
-        return self.lm_head(hidden_states)
+        return hidden_states
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.lm_head(self.states(latents))
+
+    def cross_entropy(self, states: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+        """Cross-entropy of every position (B, L) from `states`, `config.loss_chunk_size` positions at a time if it is set."""
+        if self.loss_chunk_size is None:
+            return token_cross_entropy(self.lm_head(states), labels, label_smoothing=label_smoothing)
+        return chunked_token_cross_entropy(
+            states, self.lm_head, labels, self.loss_chunk_size, label_smoothing=label_smoothing
+        )
 
 
 class YanLengthHead(nn.Module):

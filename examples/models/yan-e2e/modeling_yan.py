@@ -227,7 +227,9 @@ class YanForMaskedLM(YanPreTrainedModel):
         outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
         latents = outputs.last_hidden_state
         noisy = add_latent_noise(latents, self.config.latent_noise, generator) if self.training else latents
-        logits = self.decoder(noisy)
+        states = self.decoder.states(noisy)
+        chunked = self.training and labels is not None and self.config.loss_chunk_size is not None
+        logits = None if chunked else self.decoder.lm_head(states)
         loss, terms = None, {}
         if labels is not None:
             valid = labels != -100
@@ -237,9 +239,13 @@ class YanForMaskedLM(YanPreTrainedModel):
                 terms["mmd_loss"] = mmd_to_standard_normal(latents[valid], generator=generator) * share
             if self.config.latent_l2_weight:
                 terms["latent_l2"] = masked_mean(latents.float().square().mean(-1), valid, count)
-            terms["ce_loss"] = masked_mean(
-                token_cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing), valid, count
+            smoothing = self.config.label_smoothing
+            per_token = (
+                self.decoder.cross_entropy(states, labels, smoothing)
+                if chunked
+                else token_cross_entropy(logits, labels, label_smoothing=smoothing)
             )
+            terms["ce_loss"] = masked_mean(per_token, valid, count)
             loss = terms["ce_loss"] + sum(
                 getattr(self.config, f"{name}_weight") * terms[name] for name in terms if name != "ce_loss"
             )
@@ -337,7 +343,9 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
             x_0 = torch.zeros(shape, device=source.device)
         condition = self.model.condition(length, canvas_mask, source, attention_mask)
         endpoint = self._unroll(x_0, condition, expert_indices, generator, sample=labels is not None)
-        logits = self.decoder(endpoint)
+        states = self.decoder.states(endpoint)
+        chunked = self.training and labels is not None and config.loss_chunk_size is not None
+        logits = None if chunked else self.decoder.lm_head(states)
         length_logits = None if self.length_head is None else self.length_head(source, attention_mask)
 
         loss, terms = None, {}
@@ -372,11 +380,14 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                 "nll_loss": lambda: per_token(nll),
                 "mse_loss": lambda: per_token((endpoint - x_1).square().mean(-1)),
                 "ce_loss": lambda: per_token(
-                    token_cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+                    self.decoder.cross_entropy(states, targets, config.label_smoothing)
+                    if chunked
+                    else token_cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
                 ),
                 "denoising_ce_loss": lambda: per_token(
-                    token_cross_entropy(
-                        self.decoder(self._one_step_endpoint(x_0, x_1, timesteps, velocities, gate_log_probs)), targets
+                    self.decoder.cross_entropy(
+                        self.decoder.states(self._one_step_endpoint(x_0, x_1, timesteps, velocities, gate_log_probs)),
+                        targets,
                     )
                 ),
                 "length_loss": lambda: self._length_loss(length_logits, canvas_mask, count),
