@@ -184,6 +184,14 @@ class YanTrainerMixin:
             logs["memory_mib"] = round(memory_held(self.args.device) / 2**20, 1)
         super().log(logs, *args, **kwargs)
 
+    def create_model_card(self, *args, **kwargs) -> None:
+        """As in Trainer; names the model that training started from, where there was one."""
+        started_from = getattr(self.accelerator.unwrap_model(self.model).config, "name_or_path", None)
+        if started_from and Path(started_from) != Path(self.args.output_dir):
+            kwargs.setdefault("finetuned_from", started_from)
+        kwargs.setdefault("tags", ["yan", "flow-matching"])
+        super().create_model_card(*args, **kwargs)
+
     def evaluation_weights(self):
         """A context in which the model has the weights that evaluation uses: averaged ones, where there are."""
         average = next((c for c in self.callback_handler.callbacks if isinstance(c, EMACallback) and c.average), None)
