@@ -134,6 +134,22 @@ def test_loss_in_chunks_equals_the_plain_one_in_value_and_gradients(model_class)
     assert model.eval()(ids, mask, labels=labels).logits is not None
 
 
+def test_training_on_the_likelihood_alone_does_not_unroll(monkeypatch):
+    ids, mask = source_batch()
+    labels = target_labels()
+    draws = pinned_draws(labels)
+    options = {"mse_loss_weight": 0, "ce_loss_weight": 0, "latent_noise": 0.0}
+    model = tiny_model(**options)
+    expected = model(ids, mask, labels=labels, **draws).loss
+    passes, trunk = [], model.model.flow.trunk
+    monkeypatch.setattr(model.model.flow, "trunk", lambda *a, **k: passes.append(1) or trunk(*a, **k))
+    outputs = model.train()(ids, mask, labels=labels, **draws)
+    torch.testing.assert_close(outputs.loss, expected)
+    assert len(passes) == 1
+    assert outputs.logits is None
+    assert outputs.latents is None
+
+
 def test_expert_usage_and_gate_entropy_are_those_of_the_target_tokens():
     model = tiny_model()
     ids, mask = source_batch()

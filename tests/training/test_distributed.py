@@ -85,6 +85,14 @@ def test_two_data_parallel_processes_train_like_one(tmp_path, options):
     YanForConditionalGeneration.from_pretrained(checkpoint)
 
 
+def test_compiled_training_gives_the_same_curve(tmp_path):
+    """Traced by dynamo and run by its eager backend, which needs no compiler on the machine."""
+    execute(SCRIPT, "ddp", "plain", "{}", cwd=tmp_path)
+    compiled = {"arguments": {"torch_compile": True, "torch_compile_backend": "eager"}}
+    execute(SCRIPT, "ddp", "compiled", json.dumps(compiled), cwd=tmp_path)
+    same(tmp_path / "plain", tmp_path / "compiled")
+
+
 @pytest.mark.parametrize("config", [{}, {"encoder_mixer": "mamba", "flow_mixer": "mamba"}], ids=["attention", "mamba"])
 def test_two_sharded_processes_train_like_one(tmp_path, config):
     options = json.dumps({"config": config})

@@ -315,6 +315,8 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                 evaluation losses are comparable.
             num_items_in_batch: target tokens in the whole batch, when this is one of its micro-batches.
 
+        In training without weight on the endpoint (`mse_loss_weight`, `ce_loss_weight`) it is not computed: no `logits`, no `latents`.
+
         Every term is a sum over target tokens divided by `num_items_in_batch` (a row's length loss counts by its
         tokens), so that micro-batches add up to the whole batch. Two terms, off by default, are statistics of a batch
         and give the mean over micro-batches instead: `load_balance` and `mmd_loss`.
@@ -342,10 +344,13 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         else:
             x_0 = torch.zeros(shape, device=source.device)
         condition = self.model.condition(length, canvas_mask, source, attention_mask)
-        endpoint = self._unroll(x_0, condition, expert_indices, generator, sample=labels is not None)
-        states = self.decoder.states(endpoint)
-        chunked = self.training and labels is not None and config.loss_chunk_size is not None
-        logits = None if chunked else self.decoder.lm_head(states)
+        training = self.training and labels is not None
+        chunked = training and config.loss_chunk_size is not None
+        endpoint = states = logits = None
+        if not training or config.mse_loss_weight or config.ce_loss_weight:
+            endpoint = self._unroll(x_0, condition, expert_indices, generator, sample=labels is not None)
+            states = self.decoder.states(endpoint)
+            logits = None if chunked else self.decoder.lm_head(states)
         length_logits = None if self.length_head is None else self.length_head(source, attention_mask)
 
         loss, terms = None, {}
