@@ -279,6 +279,19 @@ def test_scan_benchmark_compares_only_what_is_equal(workspace):
     assert (workspace / "scan.png").stat().st_size > 10_000
 
 
+def test_training_cost_counts_time_memory_and_arithmetic(workspace):
+    ran(
+        "run_training_cost.py", "--preset", "yan-tiny", "--batch_size", "2", "--source_length", "12", "--target_length", "8",
+        "--repeats", "2", "--output", "cost.json", cwd=workspace,
+    )  # fmt: skip
+    rows = {row["system"]: row for row in json.loads((workspace / "cost.json").read_text())["rows"]}
+    bart = rows.pop("BART-shaped")
+    assert all(abs(row["parameters"] / bart["parameters"] - 1) < 0.05 for row in rows.values())
+    assert all(row["gflops"] > 0 and row["median_ms"] > 0 for row in rows.values())
+    one, three = (rows[f"YAN, stage 3: {n}"]["gflops"] for n in ("1 unrolled step", "3 unrolled steps"))
+    assert one < three < 3 * one
+
+
 def test_two_dimensional_example_writes_scores_and_pictures(workspace):
     ran("moe_fm_2d.py", "--updates", "20", "--seeds", "1", "--samples", "200", "--output_dir", "2d", cwd=workspace)
     scores = json.loads((workspace / "2d" / "scores.json").read_text())["scores"]
