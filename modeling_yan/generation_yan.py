@@ -44,6 +44,10 @@ NEUTRAL_OPTIONS = {
     "guidance_scale": (None, 1.0),
     "watermarking_config": (None,),
 }
+# Rows whose canvases round up to the same multiple are written together.
+LENGTH_BUCKET = 16
+# Logits that decoding holds at once, in float32: 64 MiB. A vocabulary of 128,256 then takes 130 positions at a time.
+DECODE_LOGITS = 2**24
 # What Trainer, PEFT and pipelines pass along and generation does not need.
 IGNORED_ARGUMENTS = ("labels", "decoder_input_ids", "decoder_attention_mask", "token_type_ids", "synced_gpus")
 
@@ -64,6 +68,23 @@ class YanGenerateOutput(ModelOutput):
     target_lengths: torch.LongTensor | None = None
     num_evaluations: int | None = None
     trajectory: torch.FloatTensor | None = None
+
+
+@dataclass
+class WrittenRows:
+    """
+    Args:
+        ids: (n, num_return_sequences, L), not yet cut.
+        scores, lengths: (n, num_return_sequences).
+        states: trajectory (steps + 1, n * num_return_sequences, L, d), where asked for.
+        evaluations: of the velocity field.
+    """
+
+    ids: torch.LongTensor
+    scores: torch.FloatTensor
+    lengths: torch.LongTensor
+    states: torch.FloatTensor | None
+    evaluations: int
 
 
 class YanGenerationMixin(GenerationMixin):
@@ -222,12 +243,79 @@ class YanGenerationMixin(GenerationMixin):
             )
         # 4.
         lengths = self._canvas_lengths(options, source, attention_mask, target_lengths, prior_noise)
-        num_lengths = lengths.shape[1]
+        canvas_length = int(lengths.max())
+        keys = self._row_seeds(input_ids, attention_mask, batch_size, generator)
+        draft = None
+        if streamer is not None and hasattr(streamer, "put_draft"):
+
+            def draft(latents: torch.Tensor) -> None:
+                ids = self.decoder(latents[:1]).argmax(-1)
+                streamer.put_draft(value=self._finish(ids, lengths[0, :1], options)[0][0].cpu())
+
+        # 5. to 7.
+        returned = options.num_return_sequences
+        ids = torch.zeros(batch_size, returned, canvas_length, dtype=torch.long, device=device)
+        scores = torch.zeros(batch_size, returned, device=device)
+        row_lengths = torch.zeros(batch_size, returned, dtype=torch.long, device=device)
+        states, evaluations = None, 0
+        for rows in self._group_rows(lengths, options):
+            written = self._write(
+                rows, keys, source, attention_mask, lengths, options, prior_noise=prior_noise, draft=draft
+            )
+            ids[rows, :, : written.ids.shape[-1]] = written.ids
+            scores[rows], row_lengths[rows] = written.scores, written.lengths
+            states, evaluations = written.states, written.evaluations
+        ids, scores, row_lengths = ids.flatten(0, 1), scores.flatten(), row_lengths.flatten()
+        # 8.
+        sequences, _ = self._finish(ids, row_lengths, options)
+        if streamer is not None:
+            streamer.put(sequences[0].cpu())
+            streamer.end()
+        if not options.return_dict_in_generate:
+            return sequences
+        return YanGenerateOutput(
+            sequences=sequences,
+            sequences_scores=scores,
+            target_lengths=row_lengths,
+            num_evaluations=evaluations,
+            trajectory=states,
+        )
+
+    @staticmethod
+    def _group_rows(lengths: torch.LongTensor, options) -> list[torch.LongTensor]:
+        """
+        Rows that are written together, by their longest candidate (B, candidates): short rows do not pay for long ones. One
+        group where grouping would save less than a quarter of the positions, or where a trajectory is asked for.
+        """
+        longest = lengths.amax(1)
+        whole = [torch.arange(len(longest), device=longest.device)]
+        if len(longest) == 1 or options.output_trajectory:
+            return whole
+        buckets = torch.div(longest + LENGTH_BUCKET - 1, LENGTH_BUCKET, rounding_mode="floor").tolist()
+        if len(set(buckets)) == 1:
+            return whole
+        groups: dict[int, list[int]] = {}
+        for row, bucket in enumerate(buckets):
+            groups.setdefault(bucket, []).append(row)
+        positions = sum(len(rows) * bucket for bucket, rows in groups.items())
+        if positions > 0.75 * len(buckets) * max(buckets):
+            return whole
+        return [torch.tensor(rows, device=longest.device) for _, rows in sorted(groups.items())]
+
+    def _write(
+        self, rows, keys, source, attention_mask, lengths, options, *, prior_noise=None, draft=None
+    ) -> WrittenRows:
+        """Steps 5 to 7 of `generate` for some rows of the batch (n,); everything that is drawn belongs to its row."""
+        if len(rows) < len(source):
+            keys = [keys[row] for row in rows.tolist()]
+            source, lengths = source[rows], lengths[rows]
+            attention_mask = None if attention_mask is None else attention_mask[rows]
+            prior_noise = None if prior_noise is None else prior_noise[rows]
+        device, (batch_size, num_lengths) = source.device, lengths.shape
         returned = options.num_return_sequences
         priors = max(options.num_candidates, returned)
         canvas_length = int(lengths.max())
         # 5.
-        keys = self._row_seeds(input_ids, attention_mask, batch_size, generator)
         x_0, uniform = self._draw(keys, lengths, priors, options, prior_noise, device)
         x_0 = x_0.unsqueeze(2).expand(-1, -1, num_lengths, -1, -1).flatten(0, 2)
         uniform = uniform.unsqueeze(3).expand(-1, -1, -1, num_lengths, -1).flatten(1, 3)
@@ -235,13 +323,6 @@ class YanGenerationMixin(GenerationMixin):
         canvas_mask = torch.arange(canvas_length, device=device) < row_lengths.unsqueeze(1)
         # 6.
         condition = self._expanded_condition(source, attention_mask, canvas_length, canvas_mask, priors * num_lengths)
-        draft = None
-        if streamer is not None and hasattr(streamer, "put_draft"):
-
-            def draft(latents: torch.Tensor) -> None:
-                ids = self.decoder(latents[:1]).argmax(-1)
-                streamer.put_draft(value=self._finish(ids, row_lengths[:1], options)[0][0].cpu())
-
         states, evaluations = self._solve(x_0, condition, uniform[0], options, draft)
         # 7.
         ids, scores = self._decode(
@@ -252,20 +333,13 @@ class YanGenerationMixin(GenerationMixin):
             + torch.arange(len(scores) // num_lengths, device=device) * num_lengths
         )
         by_prior = scores[best_length].view(batch_size, priors).topk(returned, dim=1).indices
-        chosen = best_length.view(batch_size, priors).gather(1, by_prior).flatten()
-        # 8.
-        sequences, _ = self._finish(ids[chosen], row_lengths[chosen], options)
-        if streamer is not None:
-            streamer.put(sequences[0].cpu())
-            streamer.end()
-        if not options.return_dict_in_generate:
-            return sequences
-        return YanGenerateOutput(
-            sequences=sequences,
-            sequences_scores=scores[chosen],
-            target_lengths=row_lengths[chosen],
-            num_evaluations=evaluations,
-            trajectory=states[:, chosen] if options.output_trajectory else None,
+        chosen = best_length.view(batch_size, priors).gather(1, by_prior)
+        return WrittenRows(
+            ids=ids[chosen],
+            scores=scores[chosen],
+            lengths=row_lengths[chosen],
+            states=states[:, chosen.flatten()] if options.output_trajectory else None,
+            evaluations=evaluations,
         )
 
     def _check_inputs(self, input_ids, attention_mask, inputs_embeds, encoder_outputs) -> None:
@@ -461,31 +535,42 @@ class YanGenerationMixin(GenerationMixin):
         return solve_ode(velocity, x_0, solver=options.solver, time_grid=grid)
 
     def _decode(self, latents, lengths, uniform, options) -> tuple[torch.LongTensor, torch.Tensor]:
-        """Ids (N, L) and their mean log-probability (N,) up to EOS, under the unfiltered distribution."""
-        logits = self.decoder(latents).float()
+        """
+        Ids (N, L) and their mean log-probability (N,) up to EOS, under the unfiltered distribution. Logits are computed a
+        few positions at a time and never held for all.
+        """
+        states = self.decoder.states(latents)
+        rows, length = states.shape[:2]
         minimum, eos = options.min_new_tokens or 0, self._eos_ids(options)
-        if minimum > 0 and eos:
-            logits[:, :minimum, eos] = -torch.inf
-        log_probs = logits.log_softmax(-1)
-        if options.do_sample:
-            ids = select_experts(self._filter(logits, options).softmax(-1), uniform=uniform)
-        else:
-            ids = logits.argmax(-1)
-        chosen = log_probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-        counted = torch.arange(ids.shape[1], device=ids.device) < self._cut_lengths(ids, lengths, options).unsqueeze(1)
+        size = max(1, DECODE_LOGITS // self.config.vocab_size)
+        ids, chosen = [], []
+        positions = torch.arange(length, device=states.device).repeat(rows)
+        chunks = zip(states.flatten(0, 1).split(size), uniform.flatten().split(size), positions.split(size))
+        for chunk, draws, position in chunks:
+            logits = self.decoder.lm_head(chunk).float()
+            if minimum > 0 and eos:
+                logits[:, eos] = logits[:, eos].masked_fill(position.unsqueeze(1) < minimum, -torch.inf)
+            if options.do_sample:
+                picked = select_experts(self._filter(logits, options).softmax(-1), uniform=draws)
+            else:
+                picked = logits.argmax(-1)
+            ids.append(picked)
+            chosen.append(logits.gather(1, picked.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1))
+        ids, chosen = torch.cat(ids).view(rows, length), torch.cat(chosen).view(rows, length)
+        counted = torch.arange(length, device=ids.device) < self._cut_lengths(ids, lengths, options).unsqueeze(1)
         return ids, (chosen * counted).sum(-1) / counted.sum(-1)
 
     @staticmethod
     def _filter(logits: torch.Tensor, options) -> torch.Tensor:
-        """Temperature, top-k and top-p, position by position."""
-        flat = logits.flatten(0, -2)
+        """Temperature, top-k and top-p of logits (n, V), position by position."""
+        flat = logits
         if options.temperature is not None and options.temperature != 1.0:
             flat = TemperatureLogitsWarper(float(options.temperature))(None, flat)
         if options.top_k:
             flat = TopKLogitsWarper(options.top_k)(None, flat)
         if options.top_p is not None and options.top_p < 1.0:
             flat = TopPLogitsWarper(options.top_p)(None, flat)
-        return flat.view(logits.shape)
+        return flat
 
     @staticmethod
     def _eos_ids(options) -> list[int]:

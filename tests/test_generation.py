@@ -1,10 +1,12 @@
 """generate(): the fast path against the plain one, invariances, options, and every input it must refuse."""
 
+import sys
+
 import pytest
 import torch
 from transformers import GenerationConfig
 
-from modeling_yan.generation_yan import YanGenerateOutput
+from modeling_yan.generation_yan import YanGenerateOutput, YanGenerationMixin
 
 from .conftest import VOCAB_SIZE, source_batch, tiny_model
 
@@ -19,6 +21,48 @@ def details(model, *args, **kwargs) -> YanGenerateOutput:
 
 def rows_without_padding(ids: torch.Tensor) -> list[list[int]]:
     return [[t for t in row if t != 0] for row in ids.tolist()]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_candidates": 2, "num_return_sequences": 2, "do_sample": True}])
+def test_rows_of_different_length_are_written_in_groups_with_the_same_tokens(model, options, monkeypatch):
+    ids, mask = source_batch((7, 4, 5, 6))
+    lengths = [3, 30, 4, 3]
+    groups, whole = [], type(model)._group_rows
+
+    def recorded(*arguments):
+        groups.extend(whole(*arguments))
+        return groups
+
+    monkeypatch.setattr(type(model), "_group_rows", staticmethod(recorded))
+    options = {"target_lengths": lengths, "return_dict_in_generate": True, **options}
+    grouped = model.generate(ids, mask, generator=seeded(), **options)
+    assert [group.tolist() for group in groups] == [[0, 2, 3], [1]]
+    monkeypatch.setattr(type(model), "_group_rows", staticmethod(lambda lengths, _: [torch.arange(len(lengths))]))
+    together = model.generate(ids, mask, generator=seeded(), **options)
+    assert torch.equal(grouped.sequences, together.sequences)
+    assert torch.equal(grouped.target_lengths, together.target_lengths)
+    torch.testing.assert_close(grouped.sequences_scores, together.sequences_scores, atol=1e-5, rtol=1e-5)
+
+
+def test_grouping_happens_only_where_it_saves(model):
+    options = model.generation_config
+    options.output_trajectory = False
+    for lengths, groups in (([3, 3, 4], 1), ([15, 17, 18, 20], 1), ([3, 17, 30], 1), ([3, 3, 30], 2), ([30], 1)):
+        assert len(model._group_rows(torch.tensor(lengths).unsqueeze(1), options)) == groups
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "top_k": 7, "temperature": 1.5}, {"min_new_tokens": 5}])
+def test_logits_a_few_positions_at_a_time_give_the_same_tokens_and_scores(model, options, monkeypatch):
+    ids, mask = source_batch()
+    options = {"target_lengths": 7, "return_dict_in_generate": True, **options}
+    whole = model.generate(ids, mask, generator=seeded(), **options)
+    widths, head = [], model.decoder.lm_head.forward
+    monkeypatch.setattr(model.decoder.lm_head, "forward", lambda x: widths.append(len(x)) or head(x))
+    monkeypatch.setattr(sys.modules[YanGenerationMixin.__module__], "DECODE_LOGITS", 4 * VOCAB_SIZE + 1)
+    chunked = model.generate(ids, mask, generator=seeded(), **options)
+    assert widths == [4] * 5 + [1]
+    assert torch.equal(chunked.sequences, whole.sequences)
+    torch.testing.assert_close(chunked.sequences_scores, whole.sequences_scores, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "heun"])
