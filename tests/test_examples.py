@@ -279,6 +279,46 @@ def test_scan_benchmark_compares_only_what_is_equal(workspace):
     assert (workspace / "scan.png").stat().st_size > 10_000
 
 
+def test_batch_inference_resumes_and_does_not_depend_on_batches(workspace):
+    model = str(ROOT / "examples" / "models" / "yan-e2e")
+    arguments = [
+        "--model",
+        model,
+        "--dataset_name",
+        "data",
+        "--split",
+        "validation",
+        "--task",
+        "e2e_nlg",
+        "--dtype",
+        "float32",
+    ]
+    ran("run_batch_inference.py", *arguments, "--batch_size", "7", "--output_dir", "answers", cwd=workspace)
+    shard = workspace / "answers" / "answers-00000-of-00001.jsonl"
+    whole = shard.read_bytes()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert [row["index"] for row in rows] == list(range(30))
+    assert all(row["tokens"] > 3 for row in rows)
+    # Stopped in the middle of a line: the batch it belongs to is written again.
+    shard.write_bytes(whole[: len(whole) * 2 // 3])
+    output = ran("run_batch_inference.py", *arguments, "--batch_size", "7", "--output_dir", "answers", cwd=workspace)
+    assert "14 were there" in output or "21 were there" in output or "7 were there" in output
+    assert shard.read_bytes() == whole
+    launch = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "configuration/accelerate/cpu_2proc.yaml"),
+        "--main_process_port", "0", str(ROOT / "examples" / "run_batch_inference.py"), *arguments, "--batch_size", "30",
+        "--output_dir", "two",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, cwd=workspace, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shards = sorted((workspace / "two").glob("*.jsonl"))
+    assert [path.name for path in shards] == ["answers-00000-of-00002.jsonl", "answers-00001-of-00002.jsonl"]
+    both = {row["index"]: row for path in shards for row in map(json.loads, path.read_text().splitlines())}
+    assert [both[index] for index in range(30)] == rows
+    assert "another number" in refused("run_batch_inference.py", *arguments, "--output_dir", "two", cwd=workspace)
+
+
 def test_training_cost_counts_time_memory_and_arithmetic(workspace):
     ran(
         "run_training_cost.py", "--preset", "yan-tiny", "--batch_size", "2", "--source_length", "12", "--target_length", "8",
