@@ -280,19 +280,11 @@ def test_scan_benchmark_compares_only_what_is_equal(workspace):
 
 
 def test_batch_inference_resumes_and_does_not_depend_on_batches(workspace):
+    meanings = dict.fromkeys(load_dataset(str(DATA))["test"]["meaning_representation"])
+    (workspace / "sources").mkdir()
+    Dataset.from_dict({"source": list(meanings)[:30]}).to_parquet(workspace / "sources" / "test.parquet")
     model = str(ROOT / "examples" / "models" / "yan-e2e")
-    arguments = [
-        "--model",
-        model,
-        "--dataset_name",
-        "data",
-        "--split",
-        "validation",
-        "--task",
-        "e2e_nlg",
-        "--dtype",
-        "float32",
-    ]
+    arguments = ["--model", model, "--dataset_name", "sources", "--dtype", "float32"]
     ran("run_batch_inference.py", *arguments, "--batch_size", "7", "--output_dir", "answers", cwd=workspace)
     shard = workspace / "answers" / "answers-00000-of-00001.jsonl"
     whole = shard.read_bytes()
