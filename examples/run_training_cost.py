@@ -39,7 +39,7 @@ BART = "BART-shaped"
 def bart_of_equal_size(config, parameters: int) -> BartForConditionalGeneration:
     """As many encoder as decoder layers as YAN has in its encoder; the width comes closest to the parameter count."""
     layers, best = config.encoder_layers, None
-    for width in range(64, 4096, 64):
+    for width in range(64, 4096, 16):
         # Attention, cross-attention and feed-forward matrices, and the shared embeddings.
         count = layers * (12 + 16) * width**2 + (config.vocab_size + 2 * config.max_position_embeddings) * width
         if best is None or abs(count - parameters) < abs(best[1] - parameters):
@@ -51,8 +51,8 @@ def bart_of_equal_size(config, parameters: int) -> BartForConditionalGeneration:
             d_model=width,
             encoder_layers=layers,
             decoder_layers=layers,
-            encoder_attention_heads=width // 64,
-            decoder_attention_heads=width // 64,
+            encoder_attention_heads=8,
+            decoder_attention_heads=8,
             encoder_ffn_dim=4 * width,
             decoder_ffn_dim=4 * width,
             max_position_embeddings=config.max_position_embeddings,
