@@ -14,15 +14,12 @@ from pathlib import Path
 from datasets import Dataset
 from run_flow import DataArguments, train
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     HfArgumentParser,
     Seq2SeqTrainingArguments,
 )
 
-from modeling_yan.evaluation.text_generation import iterate_answers
+from modeling_yan.evaluation.text_generation import iterate_answers, load_text_model
 from modeling_yan.training.scripts import ModelArguments, parse_arguments, run_script
 from modeling_yan.training.tasks import Task, group_references, load_splits
 
@@ -75,9 +72,7 @@ def write_answers(arguments: DistillationArguments, sources: list[str], task: Ta
         path.write_bytes(b"".join(line + b"\n" for line in lines))
     if len(done) == len(sources):
         return
-    seq2seq = AutoConfig.from_pretrained(arguments.teacher, trust_remote_code=True)
-    auto_class = AutoModelForSeq2SeqLM if seq2seq.is_encoder_decoder else AutoModelForCausalLM
-    teacher = auto_class.from_pretrained(arguments.teacher, trust_remote_code=True).eval()
+    teacher = load_text_model(arguments.teacher)
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher, trust_remote_code=True)
     rest = sources[len(done) :]
     answers = iterate_answers(

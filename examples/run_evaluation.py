@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.speed import System, count_tokens, measure_side_by_side
-from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq
+from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
 from modeling_yan.training.scripts import run_script
 from modeling_yan.training.tasks import Task, group_references, load_splits
 
@@ -36,12 +36,6 @@ def reconstruct(model, tokenizer, texts: list[str], max_length: int, batch_size:
             ids = model.decoder(latents).argmax(-1).masked_fill(batch["attention_mask"] == 0, tokenizer.pad_token_id)
         answers += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     return answers
-
-
-def load_baseline(folder: str):
-    config = AutoConfig.from_pretrained(folder)
-    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return auto_class.from_pretrained(folder).eval()
 
 
 def measure_speed(systems: dict, tokenizer, sources: list[str], max_new_tokens: int) -> dict:
@@ -80,7 +74,7 @@ def main() -> None:
 
     task = Task.load(arguments.task)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
-    model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model, trust_remote_code=True, dtype=torch.float32).eval()
+    model = load_text_model(arguments.model, dtype=torch.float32)
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
     if arguments.split not in splits:
         raise ValueError(f"--split {arguments.split} is not in {arguments.dataset_name}; it has {sorted(splits)}")
@@ -117,7 +111,7 @@ def main() -> None:
     texts = reconstruct(model, tokenizer, [r[0] for r in references], task.max_target_length, arguments.batch_size)
     record("autoencoder of the first reference", texts, 0.0)
     for folder in arguments.baselines:
-        baseline = load_baseline(folder)
+        baseline = load_text_model(folder)
         start = time.perf_counter()
         texts = generate_texts(
             baseline,
@@ -160,7 +154,7 @@ def main() -> None:
             (max(arguments.candidates), max(arguments.length_candidates)),
         }
     }
-    systems |= {Path(folder).name: (load_baseline(folder), {"do_sample": False}) for folder in arguments.baselines}
+    systems |= {Path(folder).name: (load_text_model(folder), {"do_sample": False}) for folder in arguments.baselines}
     speed = measure_speed(systems, tokenizer, rows["source"][: arguments.speed_rows], task.max_target_length)
     report = {
         "date": date.today().isoformat(),

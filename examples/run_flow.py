@@ -48,12 +48,16 @@ class DataArguments:
 
 
 def lora_config(rank: int) -> LoraConfig:
-    """LoRA on every linear layer but the output projection; the stacked experts are parameters, not layers."""
+    """
+    LoRA on the linear layers of attention, Mamba and feed-forward, not on the output projection; the stacked experts are
+    parameters, not layers.
+    """
+    names = "q_proj k_proj v_proj out_proj up_proj down_proj in_proj x_proj dt_proj"
     return LoraConfig(
         task_type="SEQ_2_SEQ_LM",
         r=rank,
         lora_alpha=2 * rank,
-        target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "up_proj", "down_proj"],
+        target_modules=names.split(),
     )
 
 

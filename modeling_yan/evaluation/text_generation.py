@@ -4,12 +4,32 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 
 def is_seq2seq(model: PreTrainedModel) -> bool:
     """Whether `generate()` returns the answer alone (encoder-decoder models and YAN), not the prompt before it."""
     return model.config.is_encoder_decoder or model.config.model_type == "yan"
+
+
+def load_text_model(name: str, **options) -> PreTrainedModel:
+    """
+    A causal, sequence-to-sequence or YAN model that writes text, as its config says which it is, in evaluation mode.
+
+    Args:
+        name: folder or Hub name.
+        **options: handed to `from_pretrained`.
+    """
+    config = AutoConfig.from_pretrained(name, trust_remote_code=True)
+    seq2seq = config.is_encoder_decoder or config.model_type == "yan"
+    auto_class = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    return auto_class.from_pretrained(name, trust_remote_code=True, **options).eval()
 
 
 def iterate_answers(

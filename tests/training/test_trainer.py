@@ -1,11 +1,20 @@
 """Trainer integration: gradient accumulation, logged terms, averaged weights, freezing."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset
-from transformers import BertConfig, DataCollatorForSeq2Seq, Seq2SeqTrainingArguments, TrainingArguments
+from transformers import (
+    BertConfig,
+    DataCollatorForSeq2Seq,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.training.samples import SamplesCallback
 from modeling_yan.training.stages import freeze
 from modeling_yan.training.tokenization import train_tokenizer
 from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer, YanTrainer
@@ -154,6 +163,42 @@ def test_freezing_everything_or_nonsense_is_refused():
         freeze(tiny_model(), ["brain"])
     with pytest.raises(ValueError, match="nothing to train"):
         freeze(tiny_model(), ["encoder", "flow", "decoder", "length_head"])
+
+
+class Writer(TrainerCallback):
+    """Where TensorBoard's callback keeps its writer."""
+
+    def __init__(self):
+        self.tb_writer, self.written = self, []
+
+    def add_text(self, tag: str, text: str, step: int):
+        self.written.append((tag, text, step))
+
+
+def test_samples_are_written_with_the_weights_of_evaluation_and_reported(tmp_path, tokenizer):
+    writer, average = Writer(), EMACallback(0.5)
+    arguments = Seq2SeqTrainingArguments(
+        tmp_path, max_steps=2, eval_strategy="steps", eval_steps=1, report_to="none", use_cpu=True, save_strategy="no"
+    )
+    trainer = YanSeq2SeqTrainer(
+        tiny_model(vocab_size=300),
+        arguments,
+        train_dataset=rows(tokenizer),
+        eval_dataset=rows(tokenizer).select(range(2)),
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        processing_class=tokenizer,
+        callbacks=[writer, average],
+    )
+    seen = []
+    generate = trainer.model.generate
+    trainer.model.generate = lambda **k: seen.append(trainer.model.decoder.lm_head.bias.clone()) or generate(**k)
+    trainer.add_callback(SamplesCallback(trainer, TEXTS[:2], TEXTS[2:]))
+    trainer.train()
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["source"]) for line in lines] == [(s, t) for s in (1, 2) for t in TEXTS[:2]]
+    assert [(tag, step) for tag, _, step in writer.written] == [("samples", 1), ("samples", 2)]
+    assert writer.written[0][1].count("|") == 4 * 4
+    torch.testing.assert_close(seen[-1], average.average["decoder.lm_head.bias"])
 
 
 def test_mambas_rates_and_skips_are_not_decayed(tmp_path):
