@@ -140,10 +140,17 @@ def test_it_trains_generates_saves_and_loads(folders, tmp_path):
     assert torch.equal(*texts)
 
 
-def test_autoencoder_and_heads_start_from_it(folders):
+def test_autoencoder_and_heads_start_from_it_and_a_flow_from_them(folders, tmp_path):
     source = batch(folders[0])
     autoencoder = YanForMaskedLM.from_pretrained(folders[1])
-    assert autoencoder(**source, labels=source["input_ids"]).loss.isfinite()
+    loss = autoencoder(**source, labels=source["input_ids"]).loss
+    assert loss.isfinite()
+    loss.backward()
+    assert [name for name, p in autoencoder.named_parameters() if p.grad is None] == []
+    autoencoder.save_pretrained(tmp_path)
+    flow = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert torch.equal(flow.get_input_embeddings().weight, autoencoder.get_input_embeddings().weight)
+    assert 0.5 < flow.model.encoder.embeddings.position_embeddings.weight.std() < 1.5
     classifier = YanForSequenceClassification.from_pretrained(folders[1], num_labels=3)
     assert classifier(**source).logits.shape == (2, 3)
 

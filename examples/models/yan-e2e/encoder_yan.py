@@ -158,9 +158,12 @@ class YanHostedEncoder(YanPreTrainedModel):
     """
     A pretrained encoder of transformers (`config.encoder_config`) in the place of `YanEncoder`. It keeps its own position
     scheme and gives its own outputs; the canvas of the flow has a position table of its own.
+
+    Args:
+        add_canvas_positions: without a flow that table would never be used, and never get a gradient.
     """
 
-    def __init__(self, config: YanConfig):
+    def __init__(self, config: YanConfig, add_canvas_positions: bool = True):
         super().__init__(config)
         backbone = AutoModel.from_config(config.encoder_config)
         if config.encoder_config.is_encoder_decoder:
@@ -169,7 +172,7 @@ class YanHostedEncoder(YanPreTrainedModel):
             # YAN never reads it, and a parameter without gradient stops data-parallel training.
             backbone.pooler = None
         self.backbone = backbone
-        self.embeddings = YanPositionEmbeddings(config)
+        self.embeddings = YanPositionEmbeddings(config) if add_canvas_positions else None
         self.post_init()
 
     def get_input_embeddings(self):
@@ -224,6 +227,8 @@ class YanHostedEncoder(YanPreTrainedModel):
         )
 
 
-def build_encoder(config: YanConfig) -> YanEncoder | YanHostedEncoder:
+def build_encoder(config: YanConfig, has_flow: bool) -> YanEncoder | YanHostedEncoder:
     """YAN's own encoder, or the pretrained one that `config.encoder_config` describes."""
-    return YanEncoder(config) if config.encoder_config is None else YanHostedEncoder(config)
+    if config.encoder_config is None:
+        return YanEncoder(config)
+    return YanHostedEncoder(config, add_canvas_positions=has_flow)

@@ -42,6 +42,9 @@ from .layers_yan import (
     route_tokens,
 )
 
+# What classes without a flow pass over in a checkpoint that has one. YAN's own position table is the encoder's too.
+FLOW_KEYS = [r"^model\.flow\.", r"^model\.encoder\.embeddings\.position_embeddings\."]
+
 
 @dataclass
 class YanModelOutput(ModelOutput):
@@ -121,7 +124,7 @@ class YanModel(YanPreTrainedModel):
 
     def __init__(self, config: YanConfig, add_velocity_field: bool = True):
         super().__init__(config)
-        self.encoder = build_encoder(config)
+        self.encoder = build_encoder(config, has_flow=add_velocity_field)
         self.flow = YanVelocityField(config) if add_velocity_field else None
         self.post_init()
 
@@ -188,7 +191,7 @@ class YanModel(YanPreTrainedModel):
 class YanForMaskedLM(YanPreTrainedModel):
     """Stage 1, the autoencoder: reads corrupted text, gives back clean text position by position."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^model\.flow\.", r"^length_head\."]
+    _keys_to_ignore_on_load_unexpected = [*FLOW_KEYS, r"^length_head\."]
     accepts_loss_kwargs = True
 
     def __init__(self, config: YanConfig):
@@ -487,7 +490,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
 class _YanEncoderWithHead(YanPreTrainedModel):
     """Shared by the classes that put a head on the encoder alone."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^model\.flow\.", r"^length_head\.", r"^decoder\."]
+    _keys_to_ignore_on_load_unexpected = [*FLOW_KEYS, r"^length_head\.", r"^decoder\."]
 
     def __init__(self, config: YanConfig):
         super().__init__(config)
