@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -260,6 +261,12 @@ def test_reward_script_scores_before_and_after(workspace):
     assert report["rows"] == 3
     assert 0 <= report["before"]["reward"] <= 1
     assert "bleu" in report["after"]
+    functions = runpy.run_path(str(reward))
+    texts, source = ["Aromi is an Italian pub.", "a pub"], ["name[Aromi], food[Italian], eatType[pub]"] * 2
+    assert functions["mentions_every_value"](texts, source) == pytest.approx([1, 1 / 3])
+    bleu = functions["sentence_bleu"](texts, [["x y", texts[0]], ["Aromi is an Italian pub."]])
+    assert bleu[0] == pytest.approx(1)
+    assert 0 <= bleu[1] < 0.2
     assert "no function" in refused("run_reward.py", *arguments, "--reward", f"{reward}:nothing", cwd=workspace)
 
 
