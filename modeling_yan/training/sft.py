@@ -56,6 +56,9 @@ class YanSFTTrainer(YanTrainerMixin, _PlainLoss):
     `max_length` of the SFTConfig bounds source and target each; longer ones are cut.
     """
 
+    # TRL writes a card of its own, with other arguments, at every checkpoint.
+    create_model_card = SFTTrainer.create_model_card
+
     def __init__(self, model, args=None, *, processing_class: PreTrainedTokenizerBase, data_collator=None, **kwargs):
         if args is not None and args.packing:
             raise ValueError("packing=True joins rows end to end; YAN reads and writes each row by itself")
