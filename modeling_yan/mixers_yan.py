@@ -9,7 +9,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_yan import YanConfig
-from .selective_scan_yan import causal_convolution, choose_scan, selective_scan
+from .selective_scan_yan import IMPLEMENTATIONS, causal_convolution, choose_scan
 
 
 def eager_attention_forward(
@@ -148,7 +148,7 @@ class YanMamba(nn.Module):
             # A step of zero leaves the state as it is.
             delta = delta * mask
         decay_rate = -torch.stack([part.A_log for part in directions]).float().exp()
-        y = selective_scan(u, delta, decay_rate, b, c, scan)
+        y = IMPLEMENTATIONS[scan](u, delta, decay_rate, b, c)
         y = (y + torch.stack([part.D for part in directions]) * u).to(hidden_states.dtype)
         y_fwd = self.fwd.out_proj(y[:, :, 0] * nn.functional.silu(gate_fwd))
         y_bwd = self.bwd.out_proj(y[:, :, 1].flip(1) * nn.functional.silu(gate_bwd))

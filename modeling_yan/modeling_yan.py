@@ -242,12 +242,7 @@ class YanForMaskedLM(YanPreTrainedModel):
                 terms["mmd_loss"] = mmd_to_standard_normal(latents[valid], generator=generator) * share
             if self.config.latent_l2_weight:
                 terms["latent_l2"] = masked_mean(latents.float().square().mean(-1), valid, count)
-            smoothing = self.config.label_smoothing
-            per_token = (
-                self.decoder.cross_entropy(states, labels, smoothing)
-                if chunked
-                else token_cross_entropy(logits, labels, label_smoothing=smoothing)
-            )
+            per_token = self.decoder.cross_entropy(states, labels, self.config.label_smoothing, logits)
             terms["ce_loss"] = masked_mean(per_token, valid, count)
             loss = terms["ce_loss"] + sum(
                 getattr(self.config, f"{name}_weight") * terms[name] for name in terms if name != "ce_loss"
@@ -388,9 +383,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                 "nll_loss": lambda: per_token(nll),
                 "mse_loss": lambda: per_token((endpoint - x_1).square().mean(-1)),
                 "ce_loss": lambda: per_token(
-                    self.decoder.cross_entropy(states, targets, config.label_smoothing)
-                    if chunked
-                    else token_cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+                    self.decoder.cross_entropy(states, targets, config.label_smoothing, logits)
                 ),
                 "denoising_ce_loss": lambda: per_token(
                     self.decoder.cross_entropy(

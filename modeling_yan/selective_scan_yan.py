@@ -8,6 +8,7 @@ G groups are independent scans side by side (the two directions of a bidirection
 States are float32 whatever the dtype of the inputs.
 """
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -163,9 +164,15 @@ def chunked_scan(
     return ChunkedScan.apply(u, delta, A, B, C, chunk_length, num_blocks)
 
 
+@functools.cache
+def is_installed(package: str) -> bool:
+    """Whether a package is there; looked up once, for every layer asks at every pass."""
+    return importlib.util.find_spec(package) is not None
+
+
 def kernel_is_available() -> bool:
     """Whether `mamba-ssm` (the extra `mamba`) is installed. It serves CUDA only."""
-    return importlib.util.find_spec("mamba_ssm") is not None
+    return is_installed("mamba_ssm")
 
 
 def kernel_scan(
@@ -192,7 +199,7 @@ def causal_convolution(
         bias: (channels,).
         use_kernel: take that of `causal-conv1d`, where it is installed.
     """
-    if use_kernel and importlib.util.find_spec("causal_conv1d") is not None:
+    if use_kernel and is_installed("causal_conv1d"):
         kernel = importlib.import_module("causal_conv1d").causal_conv1d_fn
         y = kernel(x.transpose(1, 2).contiguous(), weight, bias, activation="silu")
         return y.transpose(1, 2)
@@ -233,20 +240,3 @@ IMPLEMENTATIONS: dict[str, Callable] = {
     "chunked": chunked_scan,
     "kernel": kernel_scan,
 }
-
-
-def selective_scan(
-    u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, scan: str = "auto"
-) -> torch.Tensor:
-    """
-    The selective scan by the way that `scan` names (`config.mamba_scan`).
-
-    Args:
-        u, delta: inputs and step sizes (B, L, G, D). Where both are 0 the state passes through unchanged.
-        A: (G, D, N), negative.
-        B, C: (B, L, G, N).
-
-    Returns:
-        y (B, L, G, D), float32.
-    """
-    return IMPLEMENTATIONS[choose_scan(scan, u.device)](u, delta, A, B, C)

@@ -107,6 +107,13 @@ def test_causal_convolution_is_the_grouped_one():
     torch.testing.assert_close(scans.causal_convolution(x, weight, bias), F.silu(grouped).transpose(1, 2))
 
 
+@pytest.fixture(autouse=True)
+def packages_are_looked_up_again():
+    scans.is_installed.cache_clear()
+    yield
+    scans.is_installed.cache_clear()
+
+
 def fake_kernels(monkeypatch, calls: list) -> None:
     """
     Stand-ins with the interface of mamba-ssm and causal-conv1d, which need CUDA: they check the layouts those document
@@ -141,6 +148,7 @@ def fake_kernels(monkeypatch, calls: list) -> None:
     }
     for name, package in packages.items():
         monkeypatch.setitem(sys.modules, name, package)
+    scans.is_installed.cache_clear()
     monkeypatch.setattr(scans.importlib.util, "find_spec", lambda name: object() if name in packages else None)
 
 

@@ -11,7 +11,8 @@ x_0 does not depend on theta, so the score-function identity holds inside the ex
     grad E[R(y)] = E_x0 E_(L, y) [ (R(y) - b) grad log p_theta(L, y | source, x_0) ]
 
 for any baseline b that does not depend on (L, y). As in GRPO (arXiv 2402.03300) b is the mean reward of a group of G answers to the
-same source, here of G different priors, and the advantage is divided by the group's standard deviation. Each answer is used for
+same source, here of G different priors, and the advantage is divided by the group's standard deviation. An answer's log-probability
+is divided by its length, so that long answers do not count for more; that weighs the gradient above. Each answer is used for
 one update, so there is no importance ratio to clip. With `beta` the exact divergence KL(p_theta || p_reference) of every
 position's tokens, at the same noise, is added to the loss: no sampling estimate is needed. Experts are the gate's argmax; their
 choice gets no gradient.
@@ -24,6 +25,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.flow_matching_yan import masked_mean
 from modeling_yan.training.trainer import YanTrainerMixin
 
 Reward = Callable[..., list[float]]
@@ -157,7 +159,7 @@ class YanRewardTrainer(YanTrainerMixin, Trainer):
             with torch.no_grad():
                 reference = (self.reference(**drawn).logits.float() / self.temperature).log_softmax(-1)
             divergence = (log_probs.exp() * (log_probs - reference)).sum(-1)
-            terms["kl"] = ((divergence * canvas).sum() / canvas.sum()).detach()
-            loss = loss + self.beta * (divergence * canvas).sum() / canvas.sum()
+            terms["kl"] = masked_mean(divergence, canvas.bool())
+            loss = loss + self.beta * terms["kl"]
         self._record(terms)
         return (loss, outputs) if return_outputs else loss

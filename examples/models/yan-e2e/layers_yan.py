@@ -388,10 +388,21 @@ class YanDecoder(nn.Module):
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         return self.lm_head(self.states(latents))
 
-    def cross_entropy(self, states: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-        """Cross-entropy of every position (B, L) from `states`, `config.loss_chunk_size` positions at a time if it is set."""
-        if self.loss_chunk_size is None:
-            return token_cross_entropy(self.lm_head(states), labels, label_smoothing=label_smoothing)
+    def cross_entropy(
+        self,
+        states: torch.Tensor,
+        labels: torch.Tensor,
+        label_smoothing: float = 0.0,
+        logits: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Cross-entropy of every position (B, L) from `states`, or from their `logits` where they are there already;
+        `config.loss_chunk_size` positions at a time if it is set.
+        """
+        if logits is None and self.loss_chunk_size is None:
+            logits = self.lm_head(states)
+        if logits is not None:
+            return token_cross_entropy(logits, labels, label_smoothing=label_smoothing)
         return chunked_token_cross_entropy(
             states, self.lm_head, labels, self.loss_chunk_size, label_smoothing=label_smoothing
         )
