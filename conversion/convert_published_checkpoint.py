@@ -257,6 +257,8 @@ def published_config(config: YanConfig) -> dict:
     other = {name: getattr(config, name) for name, value in fixed.items() if getattr(config, name) != value}
     multiples = ("gate_hidden_size", "mamba_intermediate_size")
     other |= {name: getattr(config, name) for name in multiples if getattr(config, name) % width}
+    mixers = ("encoder_mixer", "flow_mixer")
+    other |= {name: getattr(config, name) for name in mixers if getattr(config, name) not in ("attention", "mamba")}
     if other:
         raise ValueError(f"the published format cannot hold {other}; it needs {fixed} and widths that are multiples")
     options = {theirs: getattr(config, ours) for theirs, ours in CONFIG_FIELDS.items()}

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from modeling_yan.generation_yan import YanGenerateOutput, YanGenerationMixin
+from modeling_yan.generation_yan import YanGenerateOutput
+from modeling_yan.writing_yan import WritingPlan
 
 from .conftest import VOCAB_SIZE, source_batch, tiny_model
 
@@ -58,7 +59,7 @@ def test_logits_a_few_positions_at_a_time_give_the_same_tokens_and_scores(model,
     whole = model.generate(ids, mask, generator=seeded(), **options)
     widths, head = [], model.decoder.lm_head.forward
     monkeypatch.setattr(model.decoder.lm_head, "forward", lambda x: widths.append(len(x)) or head(x))
-    monkeypatch.setattr(sys.modules[YanGenerationMixin.__module__], "DECODE_LOGITS", 4 * VOCAB_SIZE + 1)
+    monkeypatch.setattr(sys.modules[WritingPlan.__module__], "DECODE_LOGITS", 4 * VOCAB_SIZE + 1)
     chunked = model.generate(ids, mask, generator=seeded(), **options)
     assert widths == [4] * 5 + [1]
     assert torch.equal(chunked.sequences, whole.sequences)
@@ -76,10 +77,10 @@ def test_fast_path_equals_plain_path(solver, selection, steps, prediction_type):
     fast = details(model, ids, mask, generator=seeded(), target_lengths=[6, 4, 5], **options)
     config, _ = model._prepare_generation_config(None, **options)
     lengths = torch.tensor([[6], [4], [5]])
-    x_0, uniform = model._draw(model._row_seeds(ids, mask, 3, seeded()), lengths, 1, config, None, "cpu")
+    x_0, uniform = model._draw(model._row_seeds(ids, mask, 3, seeded()), [6, 4, 5], 1, config, None, "cpu")
     canvas = torch.arange(6) < lengths
     condition = model.model.condition(6, canvas, model.model.encoder(ids, mask)[0], mask)
-    plain = model._solve_plain(x_0[:, 0], condition, uniform[0][:, 0], config)
+    plain = model.solve_plain(x_0[:, 0], condition, uniform[0][:, 0], WritingPlan.from_options(config))
     torch.testing.assert_close(fast.trajectory[-1][canvas], plain[canvas], atol=1e-5, rtol=1e-5)
     assert fast.num_evaluations == steps * (1 if solver == "euler" else 2)
 
@@ -216,7 +217,7 @@ def test_the_best_scored_length_and_prior_are_kept(model):
     ids, mask = source_batch()
     options = {"num_length_candidates": 3, "generator": None}
     config, _ = model._prepare_generation_config(None, num_length_candidates=3)
-    lengths = model._canvas_lengths(config, model.model.encoder(ids, mask)[0], mask, None)
+    lengths = model._canvas_lengths(config, 3, model.encode_source(ids, mask)[1], None, None, "cpu")
     assert lengths.shape == (3, 3)
     noise = torch.randn(3, 32, 16, generator=seeded())
     best = details(model, ids, mask, prior_noise=noise, expert_selection="argmax", **options)

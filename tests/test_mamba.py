@@ -56,6 +56,14 @@ def test_chunked_scan_equals_the_sequential_one_in_outputs_and_gradients(length,
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.parametrize("length", [2, 13, 64, 65])
+def test_doubling_scan_equals_the_sequential_one_in_outputs_and_gradients(length):
+    values = scan_inputs(length=length)
+    expected, ours = run(scans.sequential_scan, values), run(scans.doubling_scan, values)
+    for name, a, b in zip(("y", *NAMES), ours, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
 def test_sequential_scan_is_the_recurrence():
     u, delta, A, B, C = (value.detach() for value in scan_inputs(batch=1, length=4, groups=1, channels=1, states=1))
     state, expected = 0.0, []
@@ -194,8 +202,8 @@ def test_choice_of_the_scan_is_automatic_visible_and_forced_by_the_config(monkey
     assert called
 
 
-@pytest.mark.parametrize("scan", ["sequential", "chunked"])
-@pytest.mark.parametrize(("encoder", "flow"), HYBRIDS)
+@pytest.mark.parametrize("scan", ["sequential", "chunked", "doubling"])
+@pytest.mark.parametrize(("encoder", "flow"), [*HYBRIDS, ("conv_attention", "conv_attention")])
 def test_padding_on_either_side_and_batch_mates_change_nothing(encoder, flow, scan):
     model = tiny_model(encoder_mixer=encoder, flow_mixer=flow, mamba_scan=scan)
     lengths, generator = (7, 1, 5), torch.Generator().manual_seed(5)

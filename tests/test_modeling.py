@@ -295,8 +295,9 @@ def test_hidden_states_and_attentions_are_recorded(model):
     torch.testing.assert_close(outputs.attentions[0].sum(-1), torch.ones(3, 2, 7))
 
 
-def test_only_the_chosen_expert_is_computed_and_equals_its_slice():
-    experts = tiny_model().model.flow.experts
+@pytest.mark.parametrize("implementation", ["loop", "grouped_mm", "dense"])
+def test_only_the_chosen_expert_counts_and_equals_its_slice(implementation):
+    experts = tiny_model(experts_implementation=implementation).model.flow.experts
     states = torch.randn(2, 7, 16, requires_grad=True)
     chosen = torch.randint(3, (2, 7))
     chosen[chosen == 1] = 2  # one expert has no tokens
@@ -406,6 +407,7 @@ def test_vocabulary_can_be_resized(model):
         ({"cross_attention_layers": [1, 1]}, "cross_attention_layers"),
         ({"pad_token_id": 53}, "pad_token_id=53"),
         ({"num_experts": 0}, "num_experts=0"),
+        ({"attention_conv_size": 4}, "attention_conv_size=4 must be odd"),
         ({"velocity_std": -1.0}, "velocity_std"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob"),
         ({"ce_loss_weight": -1.0}, "ce_loss_weight"),

@@ -48,14 +48,19 @@ class YanConfig(PreTrainedConfig):
             always has one.
         encoder_layers, flow_layers, decoder_layers (`int`, defaults to 6, 6, 2): Depth of the three parts.
         cross_attention_layers (`list[int]`, *optional*): Flow layers that attend to the source; all if unset.
-        encoder_mixer, flow_mixer (`"attention"` or `"mamba"`): Token mixer of encoder and flow.
+        encoder_mixer, flow_mixer (`"attention"`, `"conv_attention"` or `"mamba"`): Token mixer of encoder and flow.
+        attention_conv_size (`int`, defaults to 5): Positions that the convolution in front of `"conv_attention"` sees; odd.
         mamba_d_state, mamba_d_conv, mamba_expand (`int`, defaults to 16, 4, 2): Sizes of the Mamba mixers.
         mamba_scan (`str`, defaults to `"auto"`): How the selective scan is computed: `"auto"` is the kernel of mamba-ssm on
-            CUDA where it is installed and `"chunked"` (plain torch) elsewhere; `"sequential"` is the reference.
+            CUDA where it is installed and `"chunked"` (plain torch) elsewhere; `"doubling"` in compiled and exported graphs;
+            `"sequential"` is the reference.
         mamba_intermediate_size (`int`, *optional*): Feed-forward width of Mamba blocks; `intermediate_size` if unset.
         encoder_config (`dict` or `PreTrainedConfig`, *optional*): Of a pretrained encoder from transformers that takes the
             place of YAN's own; its type is one of `HOSTED_ENCODERS`. `encoder_layers` is then its number of layers.
         num_experts (`int`, defaults to 4): Expert velocity fields K; 1 is plain flow matching.
+        experts_implementation (`str`, defaults to `"auto"`): How a token's own expert is computed: `"loop"` (expert after
+            expert, the reference), `"grouped_mm"` (one grouped product), `"dense"` (all experts, then the token's own). `"auto"`
+            is the loop on a CPU, grouped products where torch has them elsewhere and in compiled graphs, `"dense"` in exported ones.
         gate_temperature (`float`, defaults to 1.0): Divides the gate logits.
         gate_hidden_size (`int`, *optional*): Hidden width of the gate; `hidden_size` if unset.
         prediction_type (`"velocity"` or `"data"`, defaults to `"velocity"`): What an expert head outputs: the velocity, as
@@ -113,15 +118,17 @@ class YanConfig(PreTrainedConfig):
     flow_layers: int = 6
     decoder_layers: int = 2
     cross_attention_layers: list[int] | None = None
-    encoder_mixer: Literal["attention", "mamba"] = "attention"
-    flow_mixer: Literal["attention", "mamba"] = "attention"
+    encoder_mixer: Literal["attention", "conv_attention", "mamba"] = "attention"
+    flow_mixer: Literal["attention", "conv_attention", "mamba"] = "attention"
+    attention_conv_size: int = 5
     mamba_d_state: int = 16
     mamba_d_conv: int = 4
     mamba_expand: int = 2
-    mamba_scan: Literal["auto", "sequential", "chunked", "kernel"] = "auto"
+    mamba_scan: Literal["auto", "sequential", "chunked", "doubling", "kernel"] = "auto"
     mamba_intermediate_size: int | None = None
     encoder_config: dict | PreTrainedConfig | None = None
     num_experts: int = 4
+    experts_implementation: Literal["auto", "loop", "grouped_mm", "dense"] = "auto"
     gate_temperature: float | int = 1.0
     gate_hidden_size: int | None = None
     prediction_type: Literal["velocity", "data"] = "velocity"
@@ -236,6 +243,10 @@ class YanConfig(PreTrainedConfig):
         for name in ("hidden_dropout_prob", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and less than 1")
+        if self.attention_conv_size < 1 or self.attention_conv_size % 2 == 0:
+            raise ValueError(
+                f"attention_conv_size={self.attention_conv_size} must be odd and at least 1: as many neighbours on either side"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"

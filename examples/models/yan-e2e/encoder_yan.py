@@ -48,6 +48,10 @@ class YanPreTrainedModel(PreTrainedModel):
                 chunks = torch.zeros(module.num_chunks, self.config.hidden_size)
                 chunks[0::2] = 1
                 init.copy_(module.bias, chunks.flatten())
+        elif isinstance(module, nn.Conv1d):
+            # Each channel has its own filter, as wide as the kernel; torch's default variance, whatever initializer_range.
+            init.normal_(module.weight, std=(3 * module.kernel_size[0]) ** -0.5)
+            init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.embedding_std)
         elif isinstance(module, YanExperts):

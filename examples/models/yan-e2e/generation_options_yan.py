@@ -15,6 +15,7 @@ GENERATION_DEFAULTS = {
     "num_length_candidates": 1,
     "num_candidates": 1,
     "output_trajectory": False,
+    "compile": False,
 }
 # Left-to-right options, with the values that ask for nothing.
 NEUTRAL_OPTIONS = {
@@ -80,6 +81,9 @@ class YanGenerationOptionsMixin(GenerationMixin):
         for name, default in defaults.items():
             value = ours.get(name, getattr(generation_config, name, None))
             setattr(generation_config, name, default if value is None else value)
+        # As in transformers: a configuration asks for compilation, disable_compile forbids it.
+        asked = generation_config.compile or generation_config.compile_config is not None
+        generation_config.compile = bool(asked and not generation_config.disable_compile)
         self._check_options(generation_config)
         return generation_config, unused
 

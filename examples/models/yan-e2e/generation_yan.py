@@ -5,19 +5,18 @@ from array import array
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from transformers.generation import GenerationConfig
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
-from .flow_matching_yan import evaluation_times, select_experts, solve_ode, time_grid
+from .compilation_yan import CompiledFunctions, default_compile_options, next_power_of_two, round_up
+from .flow_matching_yan import SOLVER_EVALUATIONS
 from .generation_options_yan import YanGenerationOptionsMixin
-from .layers_yan import FlowCondition, route_tokens
+from .writing_yan import WritingPlan, YanWritingMixin, cut_lengths
 
 # Rows whose canvases round up to the same multiple are written together.
 LENGTH_BUCKET = 16
-# Logits that decoding holds at once, in float32: 64 MiB. A vocabulary of 128,256 then takes 130 positions at a time.
-DECODE_LOGITS = 2**24
 # What Trainer, PEFT and pipelines pass along and generation does not need.
 IGNORED_ARGUMENTS = ("labels", "decoder_input_ids", "decoder_attention_mask", "token_type_ids", "synced_gpus")
 
@@ -47,18 +46,16 @@ class WrittenRows:
         ids: (n, num_return_sequences, L), not yet cut.
         scores, lengths: (n, num_return_sequences).
         states: trajectory (steps + 1, n * num_return_sequences, L, d), where asked for.
-        evaluations: of the velocity field.
     """
 
     ids: torch.LongTensor
     scores: torch.FloatTensor
     lengths: torch.LongTensor
     states: torch.FloatTensor | None
-    evaluations: int
 
 
-class YanGenerationMixin(YanGenerationOptionsMixin):
-    """`generate()` of YAN. Uses of the model: `model.encoder`, `model.condition`, `model.flow`, `decoder`, `length_head`."""
+class YanGenerationMixin(YanWritingMixin, YanGenerationOptionsMixin):
+    """`generate()` of YAN: the options, the draws, which canvases are written together and which of them are kept."""
 
     @torch.no_grad()
     def generate(
@@ -104,7 +101,8 @@ class YanGenerationMixin(YanGenerationOptionsMixin):
         `min_new_tokens`, `length_mode` ("predicted", or "canvas": `max_new_tokens` positions cut at EOS),
         `num_length_candidates` (1), `num_candidates` (1; priors per row), `num_return_sequences` (1), `do_sample` with
         `temperature`, `top_k`, `top_p` (tokens drawn instead of the most probable), `return_dict_in_generate`,
-        `output_trajectory`.
+        `output_trajectory`, `compile` (off; or a `compile_config`: the encoder and everything after it as one graph each, for
+        shapes rounded up and masked; the first call of every shape compiles. Drafts for a streamer are written uncompiled).
 
         Returns:
             ids (B * num_return_sequences, L), or `YanGenerateOutput` with `return_dict_in_generate=True`.
@@ -126,23 +124,27 @@ class YanGenerationMixin(YanGenerationOptionsMixin):
         # 2.
         self._check_inputs(input_ids, attention_mask, inputs_embeds, encoder_outputs)
         # 3.
-        if encoder_outputs is None:
-            encoder_outputs = self.model.encoder(input_ids, attention_mask, inputs_embeds=inputs_embeds)
-        source = encoder_outputs[0]
+        if encoder_outputs is None and inputs_embeds is None:
+            source, source_mask, length_logits = self._encode(input_ids, attention_mask, options)
+        else:
+            if encoder_outputs is None:
+                encoder_outputs = self.model.encoder(input_ids, attention_mask, inputs_embeds=inputs_embeds)
+            source, source_mask = encoder_outputs[0], self._needed_mask(attention_mask)
+            length_logits = self.length_logits(source, source_mask)
         batch_size, device = len(source), source.device
         if streamer is not None and batch_size * (options.num_return_sequences) > 1:
             raise ValueError(
                 f"a streamer takes one text, got {batch_size} rows x {options.num_return_sequences} return sequences"
             )
         # 4.
-        lengths = self._canvas_lengths(options, source, attention_mask, target_lengths, prior_noise)
+        lengths = self._canvas_lengths(options, batch_size, length_logits, target_lengths, prior_noise, device)
         canvas_length = int(lengths.max())
         keys = self._row_seeds(input_ids, attention_mask, batch_size, generator)
         draft = None
         if streamer is not None and hasattr(streamer, "put_draft"):
 
             def draft(latents: torch.Tensor) -> None:
-                ids = self.decoder(latents[:1]).argmax(-1)
+                ids, _ = self.decode_latents(latents[:1])
                 streamer.put_draft(value=self._finish(ids, lengths[0, :1], options)[0][0].cpu())
 
         # 5. to 7.
@@ -150,14 +152,12 @@ class YanGenerationMixin(YanGenerationOptionsMixin):
         ids = torch.zeros(batch_size, returned, canvas_length, dtype=torch.long, device=device)
         scores = torch.zeros(batch_size, returned, device=device)
         row_lengths = torch.zeros(batch_size, returned, dtype=torch.long, device=device)
-        states, evaluations = None, 0
+        states = None
         for rows in self._group_rows(lengths, options):
-            written = self._write(
-                rows, keys, source, attention_mask, lengths, options, prior_noise=prior_noise, draft=draft
-            )
+            written = self._write(rows, keys, source, source_mask, lengths, options, prior_noise, draft)
             ids[rows, :, : written.ids.shape[-1]] = written.ids
             scores[rows], row_lengths[rows] = written.scores, written.lengths
-            states, evaluations = written.states, written.evaluations
+            states = written.states
         ids, scores, row_lengths = ids.flatten(0, 1), scores.flatten(), row_lengths.flatten()
         # 8.
         sequences, _ = self._finish(ids, row_lengths, options)
@@ -170,9 +170,47 @@ class YanGenerationMixin(YanGenerationOptionsMixin):
             sequences=sequences,
             sequences_scores=scores,
             target_lengths=row_lengths,
-            num_evaluations=evaluations,
+            num_evaluations=options.num_inference_steps * SOLVER_EVALUATIONS[options.solver],
             trajectory=states,
         )
+
+    @staticmethod
+    def _needed_mask(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """No mask where it masks nothing."""
+        return None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+
+    def _compiled(self, name: str, arguments: tuple, options, *, rest: tuple = ()) -> tuple:
+        """
+        A method by its name, compiled for exactly these tensors' shapes.
+
+        Args:
+            rest: further arguments, which are not tensors and are part of what is compiled.
+        """
+        if options.compile_config is None:
+            compile_options = default_compile_options(self.device)
+        else:
+            compile_options = {**options.compile_config.to_dict(), "fullgraph": True, "dynamic": False}
+            compile_options.pop("_compile_all_devices", None)
+        shapes = tuple(None if x is None else (x.shape, x.dtype, x.device) for x in arguments)
+        key = (name, shapes, rest, self.dtype, self.config._attn_implementation, repr(sorted(compile_options.items())))
+        compiled = CompiledFunctions.of(self).get(key, getattr(self, name), compile_options)
+        return compiled(*arguments, *rest)
+
+    def _encode(self, input_ids, attention_mask, options) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Source states (B, Lx', d), their mask, and logits over lengths; padded to a bucket where this is compiled."""
+        rows, length = input_ids.shape
+        table = self.config.max_position_embeddings
+        if not options.compile or length > table or self.config.encoder_config is not None:
+            mask = self._needed_mask(attention_mask)
+            source, length_logits = self.encode_source(input_ids, mask)
+            return source, mask, length_logits
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
+        padding = (0, round_up(length, LENGTH_BUCKET, table) - length, 0, next_power_of_two(rows) - rows)
+        mask = F.pad(mask, padding)
+        # Rows that fill the batch up read one token; a row without any would have nothing to attend to.
+        mask[rows:, 0] = 1
+        source, length_logits = self._compiled("encode_source", (F.pad(input_ids, padding), mask), options)
+        return source[:rows], mask[:rows], None if length_logits is None else length_logits[:rows]
 
     @staticmethod
     def _group_rows(lengths: torch.LongTensor, options) -> list[torch.LongTensor]:
@@ -195,32 +233,32 @@ class YanGenerationMixin(YanGenerationOptionsMixin):
             return whole
         return [torch.tensor(rows, device=longest.device) for _, rows in sorted(groups.items())]
 
-    def _write(
-        self, rows, keys, source, attention_mask, lengths, options, *, prior_noise=None, draft=None
-    ) -> WrittenRows:
+    def _write(self, rows, keys, source, source_mask, lengths, options, prior_noise=None, on_draft=None) -> WrittenRows:
         """Steps 5 to 7 of `generate` for some rows of the batch (n,); everything that is drawn belongs to its row."""
         if len(rows) < len(source):
             keys = [keys[row] for row in rows.tolist()]
             source, lengths = source[rows], lengths[rows]
-            attention_mask = None if attention_mask is None else attention_mask[rows]
+            source_mask = None if source_mask is None else source_mask[rows]
             prior_noise = None if prior_noise is None else prior_noise[rows]
         device, (batch_size, num_lengths) = source.device, lengths.shape
         returned = options.num_return_sequences
         priors = max(options.num_candidates, returned)
-        canvas_length = int(lengths.max())
         # 5.
-        x_0, uniform = self._draw(keys, lengths, priors, options, prior_noise, device)
+        longest = lengths.amax(1).tolist()
+        canvas_length = max(longest)
+        x_0, uniform = self._draw(keys, longest, priors, options, prior_noise, device)
         x_0 = x_0.unsqueeze(2).expand(-1, -1, num_lengths, -1, -1).flatten(0, 2)
         uniform = uniform.unsqueeze(3).expand(-1, -1, -1, num_lengths, -1).flatten(1, 3)
         row_lengths = lengths.unsqueeze(1).expand(-1, priors, -1).flatten()
-        canvas_mask = torch.arange(canvas_length, device=device) < row_lengths.unsqueeze(1)
-        # 6.
-        condition = self._expanded_condition(source, attention_mask, canvas_length, canvas_mask, priors * num_lengths)
-        states, evaluations = self._solve(x_0, condition, uniform[0], options, draft)
-        # 7.
-        ids, scores = self._decode(
-            states[-1] if options.output_trajectory else states, row_lengths, uniform[1], options
-        )
+        canvas_mask = None
+        if num_lengths > 1 or min(longest) < canvas_length:
+            canvas_mask = torch.arange(canvas_length, device=device) < row_lengths.unsqueeze(1)
+        # 6. and 7.
+        plan = WritingPlan.from_options(options)
+        if options.compile and on_draft is None:
+            ids, scores, states = self._write_compiled(x_0, uniform, source, source_mask, row_lengths, plan, options)
+        else:
+            ids, scores, states = self.write_canvas(x_0, uniform, source, source_mask, canvas_mask, plan, on_draft)
         best_length = (
             scores.view(-1, num_lengths).argmax(-1)
             + torch.arange(len(scores) // num_lengths, device=device) * num_lengths
@@ -232,8 +270,36 @@ class YanGenerationMixin(YanGenerationOptionsMixin):
             scores=scores[chosen],
             lengths=row_lengths[chosen],
             states=states[:, chosen.flatten()] if options.output_trajectory else None,
-            evaluations=evaluations,
         )
+
+    def _write_compiled(self, x_0, uniform, source, source_mask, row_lengths, plan, options) -> tuple:
+        """`write_canvas` on shapes rounded up: more rows, longer canvases and sources, all of it masked."""
+        canvases, length = x_0.shape[:2]
+        rows, source_length, table = len(source), source.shape[1], self.config.max_position_embeddings
+        more_rows = next_power_of_two(rows) - rows
+        more_canvases = more_rows * (canvases // rows)
+        more_positions = round_up(length, LENGTH_BUCKET, table) - length
+        more_source = round_up(source_length, LENGTH_BUCKET, max(table, source_length)) - source_length
+        if source_mask is None:
+            source_mask = torch.ones(rows, source_length, dtype=torch.long, device=source.device)
+        source_mask = F.pad(source_mask.long(), (0, more_source, 0, more_rows))
+        # Rows that fill the batch up must have something to attend to and somewhere to write.
+        source_mask[rows:, 0] = 1
+        filled = F.pad(row_lengths, (0, more_canvases), value=1)
+        canvas_mask = torch.arange(length + more_positions, device=x_0.device) < filled.unsqueeze(1)
+        ids, scores, states = self._compiled(
+            "write_canvas",
+            (
+                F.pad(x_0, (0, 0, 0, more_positions, 0, more_canvases)),
+                F.pad(uniform, (0, more_positions, 0, more_canvases)),
+                F.pad(source, (0, 0, 0, more_source, 0, more_rows)),
+                source_mask,
+                canvas_mask,
+            ),
+            options,
+            rest=(plan,),
+        )
+        return ids[:canvases, :length], scores[:canvases], states[..., :canvases, :length, :]
 
     def _check_inputs(self, input_ids, attention_mask, inputs_embeds, encoder_outputs) -> None:
         given = [x for x in (input_ids, inputs_embeds, encoder_outputs) if x is not None]
@@ -276,9 +342,11 @@ class YanGenerationMixin(YanGenerationOptionsMixin):
                     "use the model's own tokenizer"
                 )
 
-    def _canvas_lengths(self, options, source, attention_mask, target_lengths, prior_noise=None) -> torch.LongTensor:
+    def _canvas_lengths(
+        self, options, batch_size: int, length_logits, target_lengths, prior_noise, device
+    ) -> torch.LongTensor:
         """Candidate canvas lengths (B, number of candidates), the most probable first."""
-        batch_size, device, table = len(source), source.device, self.config.max_position_embeddings
+        table = self.config.max_position_embeddings
         longest = options.max_new_tokens if options.max_new_tokens is not None else options.max_length
         shortest = max(options.min_new_tokens or 0, 1)
         if target_lengths is not None:
@@ -307,7 +375,7 @@ class YanGenerationMixin(YanGenerationOptionsMixin):
             )
         if options.length_mode == "canvas":
             return torch.full((batch_size, 1), longest, device=device)
-        logits = self.length_head(source, attention_mask)[:, shortest - 1 : longest]
+        logits = length_logits[:, shortest - 1 : longest]
         return logits.topk(min(options.num_length_candidates, logits.shape[1]), dim=1).indices + shortest
 
     def _row_seeds(self, input_ids, attention_mask, batch_size: int, generator) -> list[int]:
@@ -329,9 +397,13 @@ class YanGenerationMixin(YanGenerationOptionsMixin):
             seeds.append(int.from_bytes(digest, "little") >> 1)
         return seeds
 
-    def _draw(self, seeds, lengths, priors: int, options, prior_noise, device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prior states (B, priors, L, d) float32, and uniform numbers (2, B, priors, L) for experts and tokens."""
-        longest = lengths.max(1).values.tolist()
+    def _draw(
+        self, seeds: list[int], longest: list[int], priors: int, options, prior_noise, device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Prior states (B, priors, L, d) float32, and uniform numbers (2, B, priors, L) for experts and tokens, for rows whose
+        longest canvases are these.
+        """
         length, width = max(longest), self.config.hidden_size
         if prior_noise is not None:
             given = prior_noise.unsqueeze(1) if prior_noise.dim() == 3 else prior_noise
@@ -357,137 +429,16 @@ class YanGenerationMixin(YanGenerationOptionsMixin):
                 uniform[:, row, prior, :own] = torch.rand(2, own, generator=row_generator, device=device)
         return x_0, uniform
 
-    def _expanded_condition(
-        self, source, attention_mask, canvas_length: int, canvas_mask, repeats: int
-    ) -> FlowCondition:
-        """The flow's condition for `repeats` canvases per row; the source is projected once per row."""
-        source_mask = None if attention_mask is None or bool(attention_mask.all()) else attention_mask
-        if bool(canvas_mask.all()):
-            canvas_mask = None
-        positions = self.model.encoder.positions(canvas_length, None)
-        return self.model.flow.condition(positions, source, source_mask, canvas_mask, repeats=repeats)
-
-    def _solve(self, x_0, condition: FlowCondition, uniform, options, draft=None) -> tuple[torch.Tensor, int]:
-        """
-        Integrates the chosen experts' velocities in float32.
-
-        Returns:
-            The endpoint (N, L, d), or all states (steps + 1, N, L, d) with `output_trajectory`; and the number of
-            trunk evaluations.
-        """
-        flow = self.model.flow
-        grid = time_grid(options.num_inference_steps, shift=options.time_shift, device=x_0.device)
-        times = evaluation_times(grid, options.solver)
-        # Scales and shifts depend on t alone: one table for all evaluations.
-        time_embeddings = flow.time_embedding(times)
-        table = [layer.split(1) for layer in flow.modulate(time_embeddings)]
-        # The gate at t = 0 and the first evaluation share one trunk pass.
-        first = flow.trunk(x_0, [layer[0] for layer in table], condition)
-        gate = flow.gate(first, condition.pooled, time_embeddings[:1], condition.canvas_mask)
-        experts = (
-            gate.argmax(-1) if options.expert_selection == "argmax" else select_experts(gate.exp(), uniform=uniform)
-        )
-        routing = route_tokens(experts, self.config.num_experts)
-        evaluations, ahead = 0, None
-
-        def velocity(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            nonlocal evaluations, ahead
-            index = evaluations
-            hidden = first if index == 0 else flow.trunk(x_t, [layer[index] for layer in table], condition)
-            evaluations += 1
-            v = flow.velocity(flow.experts(hidden, routing), x_t, t)
-            if draft is not None:
-                # The endpoint as this evaluation sees it.
-                ahead = x_t + (1 - times[index]) * v
-            return v
-
-        states = solve_ode(
-            velocity,
-            x_0,
-            solver=options.solver,
-            time_grid=grid,
-            callback=None if draft is None else lambda step, state: draft(ahead),
-            return_trajectory=options.output_trajectory,
-        )
-        return states, evaluations
-
-    def _solve_plain(self, x_0, condition: FlowCondition, uniform, options) -> torch.Tensor:
-        """Reference of `_solve`: every expert at every evaluation, the gate by a pass of its own, no tables."""
-        flow = self.model.flow
-        rows = len(x_0)
-        _, gate = flow(x_0, x_0.new_zeros(rows), condition)
-        experts = (
-            gate.argmax(-1) if options.expert_selection == "argmax" else select_experts(gate.exp(), uniform=uniform)
-        )
-        index = experts[..., None, None].expand(-1, -1, 1, x_0.shape[-1])
-
-        def velocity(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return flow(x_t, t.expand(rows), condition)[0].gather(2, index).squeeze(2)
-
-        grid = time_grid(options.num_inference_steps, shift=options.time_shift, device=x_0.device)
-        return solve_ode(velocity, x_0, solver=options.solver, time_grid=grid)
-
-    def _decode(self, latents, lengths, uniform, options) -> tuple[torch.LongTensor, torch.Tensor]:
-        """
-        Ids (N, L) and their mean log-probability (N,) up to EOS, under the unfiltered distribution. Logits are computed a
-        few positions at a time and never held for all.
-        """
-        states = self.decoder.states(latents)
-        rows, length = states.shape[:2]
-        minimum, eos = options.min_new_tokens or 0, self._eos_ids(options)
-        size = max(1, DECODE_LOGITS // self.config.vocab_size)
-        ids, chosen = [], []
-        positions = torch.arange(length, device=states.device).repeat(rows)
-        chunks = zip(states.flatten(0, 1).split(size), uniform.flatten().split(size), positions.split(size))
-        for chunk, draws, position in chunks:
-            logits = self.decoder.lm_head(chunk).float()
-            if minimum > 0 and eos:
-                logits[:, eos] = logits[:, eos].masked_fill(position.unsqueeze(1) < minimum, -torch.inf)
-            if options.do_sample:
-                picked = select_experts(self._filter(logits, options).softmax(-1), uniform=draws)
-            else:
-                picked = logits.argmax(-1)
-            ids.append(picked)
-            chosen.append(logits.gather(1, picked.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1))
-        ids, chosen = torch.cat(ids).view(rows, length), torch.cat(chosen).view(rows, length)
-        counted = torch.arange(length, device=ids.device) < self._cut_lengths(ids, lengths, options).unsqueeze(1)
-        return ids, (chosen * counted).sum(-1) / counted.sum(-1)
-
-    @staticmethod
-    def _filter(logits: torch.Tensor, options) -> torch.Tensor:
-        """Temperature, top-k and top-p of logits (n, V), position by position."""
-        flat = logits
-        if options.temperature is not None and options.temperature != 1.0:
-            flat = TemperatureLogitsWarper(float(options.temperature))(None, flat)
-        if options.top_k:
-            flat = TopKLogitsWarper(options.top_k)(None, flat)
-        if options.top_p is not None and options.top_p < 1.0:
-            flat = TopPLogitsWarper(options.top_p)(None, flat)
-        return flat
-
-    @staticmethod
-    def _eos_ids(options) -> list[int]:
-        eos = options.eos_token_id
-        return [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [int(eos)]
-
-    def _cut_lengths(self, ids: torch.LongTensor, lengths: torch.LongTensor, options) -> torch.LongTensor:
-        """Tokens of each row up to and including its first EOS, at most its canvas (N,)."""
-        ends = torch.zeros_like(ids, dtype=torch.bool)
-        for eos in self._eos_ids(options):
-            ends |= ids == eos
-        position = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-        first = torch.where(ends, position, ids.shape[1] + 1).amin(-1)
-        return torch.minimum(first, lengths)
-
     def _finish(self, ids, lengths, options) -> tuple[torch.LongTensor, torch.LongTensor]:
         """Drops a leading BOS, pads after EOS and trims to the longest row: ids (N, L), lengths (N,)."""
-        cut = self._cut_lengths(ids, lengths, options)
+        eos = WritingPlan.from_options(options).eos_token_ids
+        cut = torch.minimum(cut_lengths(ids, None, eos), lengths)
         pad = options.pad_token_id
         if pad is None:
-            pad = (self._eos_ids(options) or [0])[0]
+            pad = (eos or (0,))[0]
         position = torch.arange(ids.shape[1], device=ids.device)
         ids = torch.where(position < cut.unsqueeze(1), ids, pad)
-        if options.bos_token_id is not None and options.bos_token_id not in self._eos_ids(options):
+        if options.bos_token_id is not None and options.bos_token_id not in eos:
             starts = ids[:, 0] == options.bos_token_id
             shifted = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], pad)], 1)
             ids, cut = torch.where(starts.unsqueeze(1), shifted, ids), cut - starts.long()

@@ -1,5 +1,7 @@
 """The parts of a YAN model: embeddings, blocks, velocity field, decoder, length head. No losses and no sampling."""
 
+import functools
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -13,6 +15,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_yan import YanConfig
 from .flow_matching_yan import chunked_token_cross_entropy, token_cross_entropy, velocity_from_data
 from .mixers_yan import MIXERS, YanAttention, mixer_mask
+
+try:
+    from transformers.integrations.moe import _grouped_mm as grouped_mm
+except ImportError:
+    grouped_mm = None
 
 
 def position_ids_from_mask(mask: torch.Tensor) -> torch.Tensor:
@@ -154,38 +161,59 @@ class YanFlowLayer(GradientCheckpointingLayer):
 class TokenRouting:
     """
     Args:
+        experts: of each token (B * L,).
         order: permutation (B * L,) that groups tokens by expert.
         inverse: the way back.
-        counts: tokens of each expert.
+        ends: where each expert's group ends (K,), int32.
     """
 
+    experts: torch.Tensor
     order: torch.Tensor
     inverse: torch.Tensor
-    counts: list[int]
+    ends: torch.Tensor
+
+    @functools.cached_property
+    def counts(self) -> list[int]:
+        """Tokens of each expert. Waits for the device, once for a whole trajectory."""
+        ends = [0, *self.ends.tolist()]
+        return [after - before for before, after in itertools.pairwise(ends)]
 
 
 def route_tokens(expert_indices: torch.Tensor, num_experts: int) -> TokenRouting:
-    """Sorts tokens by their expert (B, L), once for a whole trajectory."""
-    flat = expert_indices.flatten()
-    order = flat.argsort(stable=True)
-    return TokenRouting(order, order.argsort(), torch.bincount(flat, minlength=num_experts).tolist())
+    """Sorts tokens by their expert (B, L), once for a whole trajectory, without waiting for the device."""
+    experts = expert_indices.flatten()
+    order = experts.argsort(stable=True)
+    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    counts = (experts.unsqueeze(1) == torch.arange(num_experts, device=experts.device)).sum(0)
+    return TokenRouting(experts, order, inverse, counts.cumsum(0).to(torch.int32))
+
+
+def can_group(hidden_states: torch.Tensor) -> bool:
+    """Whether products of groups run without waiting for the device, eagerly and compiled."""
+    if grouped_mm is None or torch.compiler.is_exporting():
+        return False
+    return hidden_states.device.type == "cpu" or hidden_states.dtype == torch.bfloat16
 
 
 class YanExperts(nn.Module):
     """
     K velocity heads `Linear - act - Linear` as stacked weights. Everything goes through `forward`, which adapters on
-    parameters (PEFT's `target_parameters`) wrap.
+    parameters (PEFT's `target_parameters`) wrap. `config.experts_implementation` says how a routed token's own head is computed.
     """
 
     def __init__(self, config: YanConfig):
         super().__init__()
         experts, width, inner = config.num_experts, config.hidden_size, config.intermediate_size
         self.num_experts = experts
+        self.implementation = config.experts_implementation
         self.act_fn = ACT2FN[config.hidden_act]
         self.up_proj = nn.Parameter(torch.empty(experts, inner, width))
         self.up_bias = nn.Parameter(torch.empty(experts, inner))
         self.down_proj = nn.Parameter(torch.empty(experts, width, inner))
         self.down_bias = nn.Parameter(torch.empty(experts, width))
+
+    def extra_repr(self) -> str:
+        return f"num_experts={self.num_experts}, implementation={self.implementation!r}"
 
     def forward(self, hidden_states: torch.Tensor, routing: TokenRouting | None = None) -> torch.Tensor:
         """
@@ -196,20 +224,56 @@ class YanExperts(nn.Module):
         Returns:
             (B, L, K, d), or with `routing` each token's own expert (B, L, d), the same numbers.
         """
-        if routing is not None:
-            return self._routed(hidden_states, routing)
+        if routing is None:
+            return self._all(hidden_states)
+        if self.num_experts == 1:
+            return self._all(hidden_states).squeeze(-2)
+        return getattr(self, f"_routed_{self._choose(hidden_states)}")(hidden_states, routing)
+
+    def _choose(self, hidden_states: torch.Tensor) -> str:
+        """The loop needs the number of each expert's tokens on the host: a wait on a GPU, a break in a traced graph."""
+        name = self.implementation
+        if name in ("loop", "dense"):
+            return name
+        groupable = can_group(hidden_states)
+        if name == "grouped_mm" and not groupable:
+            raise ValueError(
+                f"experts_implementation='grouped_mm' cannot multiply {hidden_states.dtype} on {hidden_states.device}, and "
+                "cannot be exported; use 'auto', 'loop' or 'dense'"
+            )
+        if torch.compiler.is_compiling():
+            return "grouped_mm" if groupable else "dense"
+        return "grouped_mm" if groupable and (name == "grouped_mm" or hidden_states.device.type != "cpu") else "loop"
+
+    def _all(self, hidden_states: torch.Tensor) -> torch.Tensor:
         flat = hidden_states.flatten(0, -2).unsqueeze(0).expand(self.num_experts, -1, -1)
         inner = self.act_fn(torch.baddbmm(self.up_bias.unsqueeze(1), flat, self.up_proj.transpose(1, 2)))
         outer = torch.baddbmm(self.down_bias.unsqueeze(1), inner, self.down_proj.transpose(1, 2))
         return outer.transpose(0, 1).reshape(*hidden_states.shape[:-1], self.num_experts, -1)
 
-    def _routed(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
+    def _routed_loop(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
+        """Expert after expert: the reference."""
         outputs = []
         for expert, tokens in enumerate(hidden_states.flatten(0, -2)[routing.order].split(routing.counts)):
             if len(tokens):
                 inner = self.act_fn(F.linear(tokens, self.up_proj[expert], self.up_bias[expert]))
                 outputs.append(F.linear(inner, self.down_proj[expert], self.down_bias[expert]))
         return torch.cat(outputs)[routing.inverse].view(hidden_states.shape)
+
+    def _routed_grouped_mm(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
+        """All experts in one product of groups."""
+        tokens, experts = hidden_states.flatten(0, -2)[routing.order], routing.experts[routing.order]
+        inner = grouped_mm(tokens, self.up_proj.transpose(1, 2), routing.ends)
+        inner = self.act_fn(inner + self.up_bias[experts])
+        outer = grouped_mm(inner, self.down_proj.transpose(1, 2), routing.ends) + self.down_bias[experts]
+        return outer[routing.inverse].view(hidden_states.shape)
+
+    def _routed_dense(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
+        """Every expert for every token, then the token's own: K times the arithmetic, for graphs that can hold nothing else."""
+        index = routing.experts.view(*hidden_states.shape[:-1], 1, 1).expand(
+            *hidden_states.shape[:-1], 1, hidden_states.shape[-1]
+        )
+        return self._all(hidden_states).gather(-2, index).squeeze(-2)
 
 
 class YanGate(nn.Module):

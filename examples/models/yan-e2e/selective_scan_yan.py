@@ -1,5 +1,5 @@
 """
-The selective scan of Mamba (arXiv 2312.00752, equations 2a and 2b with the simplified discretisation of B), three ways.
+The selective scan of Mamba (arXiv 2312.00752, equations 2a and 2b with the simplified discretisation of B), four ways.
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        y_t = C_t h_t
 
@@ -20,11 +20,13 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-SCANS = ("auto", "sequential", "chunked", "kernel")
+SCANS = ("auto", "sequential", "chunked", "doubling", "kernel")
 # Time steps whose states are held at once. On a CPU a chunk stays in cache; elsewhere it bounds memory, and its
 # blocks are scanned side by side, so that 16 + 16 launches do the work of 256.
 CPU_CHUNK, CPU_BLOCKS = 32, 1
 DEVICE_CHUNK, DEVICE_BLOCKS = 256, 16
+# Longest sequence of an exported graph.
+EXPORTED_LENGTH = 2048
 
 
 def sequential_scan(
@@ -164,6 +166,26 @@ def chunked_scan(
     return ChunkedScan.apply(u, delta, A, B, C, chunk_length, num_blocks)
 
 
+def doubling_scan(
+    u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor
+) -> torch.Tensor:
+    """
+    The scan as a prefix sum: after round k every state has seen the 2^k inputs up to its own (Hillis and Steele, 1986). A few
+    large operations and no loop over time, so that a compiler sees little; log2(L) times the arithmetic, all states in memory.
+    In an exported graph, whose length is not known, there are as many rounds as for `EXPORTED_LENGTH`.
+    """
+    u, delta, A, B, C = (tensor.float() for tensor in (u, delta, A, B, C))
+    decay = (delta.unsqueeze(-1) * A).exp()
+    h = (delta * u).unsqueeze(-1) * B.unsqueeze(-2)
+    rounds = EXPORTED_LENGTH.bit_length() if torch.compiler.is_exporting() else (u.shape[1] - 1).bit_length()
+    for round_ in range(rounds):
+        offset = 1 << round_
+        # Earlier states, zeros before the first.
+        h = h + decay * F.pad(h, (0, 0, 0, 0, 0, 0, offset, 0))[:, : h.shape[1]]
+        decay = decay * F.pad(decay, (0, 0, 0, 0, 0, 0, offset, 0))[:, : h.shape[1]]
+    return (h * C.unsqueeze(-2)).sum(-1)
+
+
 @functools.cache
 def is_installed(package: str) -> bool:
     """Whether a package is there; looked up once, for every layer asks at every pass."""
@@ -214,7 +236,8 @@ def causal_convolution(
 
 def choose_scan(name: str, device: torch.device) -> str:
     """
-    What `config.mamba_scan` means on a device: "auto" is the kernel on CUDA where it is installed, else "chunked".
+    What `config.mamba_scan` means on a device: "auto" is the kernel on CUDA where it is installed, else "chunked"; and
+    "doubling" in a graph that is compiled or exported.
 
     Raises:
         ValueError: for "kernel" where it cannot run.
@@ -228,6 +251,8 @@ def choose_scan(name: str, device: torch.device) -> str:
             f"({'installed' if kernel_is_available() else 'not installed'}): pip install modeling-yan[mamba]; "
             "'auto' and 'chunked' run anywhere"
         )
+    if name == "auto" and torch.compiler.is_compiling():
+        return "doubling"
     if name != "auto":
         return name
     if device.type == "cuda" and not usable:
@@ -238,5 +263,6 @@ def choose_scan(name: str, device: torch.device) -> str:
 IMPLEMENTATIONS: dict[str, Callable] = {
     "sequential": sequential_scan,
     "chunked": chunked_scan,
+    "doubling": doubling_scan,
     "kernel": kernel_scan,
 }
