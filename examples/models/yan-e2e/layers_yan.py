@@ -135,7 +135,7 @@ class YanFlowLayer(GradientCheckpointingLayer):
     def modulate(self, time_embedding: torch.Tensor) -> torch.Tensor:
         """Scales and shifts for time embeddings (n, d): (n, 1, chunks, d). They depend on t alone."""
         chunks = self.modulation(F.gelu(time_embedding))
-        return chunks.view(len(time_embedding), 1, self.modulation.num_chunks, -1)
+        return chunks.view(time_embedding.shape[0], 1, self.modulation.num_chunks, -1)
 
     def forward(
         self,
@@ -183,7 +183,7 @@ def route_tokens(expert_indices: torch.Tensor, num_experts: int) -> TokenRouting
     """Sorts tokens by their expert (B, L), once for a whole trajectory, without waiting for the device."""
     experts = expert_indices.flatten()
     order = experts.argsort(stable=True)
-    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=order.device))
     counts = (experts.unsqueeze(1) == torch.arange(num_experts, device=experts.device)).sum(0)
     return TokenRouting(experts, order, inverse, counts.cumsum(0).to(torch.int32))
 
@@ -291,7 +291,7 @@ class YanGate(nn.Module):
     ) -> torch.Tensor:
         """Log-probabilities (B, L, K) in float32; padded tokens get the uniform gate."""
         shape = (*hidden_states.shape[:-1], -1)
-        context = torch.cat([pooled, time_embedding.expand(len(pooled), -1)], dim=-1).unsqueeze(1).expand(shape)
+        context = torch.cat([pooled, time_embedding.expand(pooled.shape[0], -1)], dim=-1).unsqueeze(1).expand(shape)
         logits = self.down_proj(self.act_fn(self.up_proj(torch.cat([hidden_states, context], dim=-1))))
         logits = logits.float() / self.temperature
         if mask is not None:
@@ -356,7 +356,7 @@ class YanVelocityField(nn.Module):
         def repeat(states: torch.Tensor) -> torch.Tensor:
             return states if repeats == 1 else states.repeat_interleave(repeats, 0)
 
-        canvas = position_embeddings.expand(len(encoder_hidden_states) * repeats, -1, -1)
+        canvas = position_embeddings.expand(encoder_hidden_states.shape[0] * repeats, -1, -1)
         attended = canvas_mask
         if canvas_mask is not None:
             # A row without any position attends to all of them: its output is ignored, but must be finite.
@@ -371,7 +371,7 @@ class YanVelocityField(nn.Module):
                 inputs_embeds=canvas,
                 attention_mask=None if encoder_attention_mask is None else repeat(encoder_attention_mask),
                 # Only its batch size, length and dtype are read.
-                encoder_hidden_states=encoder_hidden_states[:1].expand(len(canvas), -1, -1),
+                encoder_hidden_states=encoder_hidden_states[:1].expand(canvas.shape[0], -1, -1),
             ),
             cross_key_values=[
                 tuple(repeat(states) for states in layer.cross_attention.project_key_value(encoder_hidden_states))

@@ -110,7 +110,7 @@ class YanWritingMixin:
             Ids (N, L), not yet cut; mean log-probability (N,) of the tokens up to EOS; and the endpoint (N, L, d), or all
             states (steps + 1, N, L, d) with `output_trajectory`.
         """
-        repeats = len(x_0) // len(source)
+        repeats = x_0.shape[0] // source.shape[0]
         positions = self.model.encoder.positions(x_0.shape[1], None)
         condition = self.model.flow.condition(positions, source, source_mask, canvas_mask, repeats=repeats)
         states = self.solve(x_0, condition, uniform[0], plan, on_draft)
