@@ -28,7 +28,8 @@ from transformers import (
 from transformers.utils import logging
 
 from modeling_yan.evaluation.metrics import score_texts
-from modeling_yan.evaluation.speed import System, count_tokens, gpt2_of_equal_size, measure_side_by_side
+from modeling_yan.evaluation.peers import gpt2_peer
+from modeling_yan.evaluation.speed import System, count_tokens, measure_side_by_side
 from modeling_yan.evaluation.text_generation import generate_texts
 from modeling_yan.training.tasks import Task, group_references
 from modeling_yan.training.tokenization import tokenize_pairs
@@ -93,7 +94,7 @@ def show_writing(model, tokenizer, rows) -> None:
 
 def show_speed(model, tokenizer, rows, calls: int) -> None:
     console.rule("2. Speed, batch 1, against a GPT-2-shaped model of equal size with its KV cache")
-    peer = gpt2_of_equal_size(model)
+    peer = gpt2_peer(model).model
     sources = [tokenizer(text, return_tensors="pt") for text in rows["source"][:calls]]
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     inputs = []

@@ -1,159 +1,220 @@
 """
-Time and memory of YAN beside a GPT-2-shaped model of equal size: forward, training step and generate(), batch 1 and 32.
+Speed of YAN beside GPT-2 (KV cache; static cache and compiled), BART, a deep encoder with one decoder layer, and masked
+diffusion, all of equal parameter count, in one run on one device.
 
-    python examples/run_benchmark.py --model examples/models/yan-e2e --output results/benchmark_cpu.json
-    python examples/run_benchmark.py --preset yan-small --output results/benchmark_cpu_small.json
+    python examples/run_benchmark.py --model examples/models/yan-e2e --lengths 16 64 128 --output results/benchmark_cpu.json
+    python examples/run_benchmark.py --preset yan-small --batch_sizes 1 8 --output results/benchmark_cpu_small.json
+    python examples/run_benchmark.py --preset yan-base --dtype bfloat16 --batch_sizes 1 8 32 128 512 --output results/benchmark_gpu.json
 
-A cell of generate() is reported only if the system's tokens equal those of its own plain reference: for YAN every expert
-at every step without caches, for GPT-2 generation without KV cache.
+A cell is reported only if what the system wrote equals its own plain computation: for YAN every expert at every step without
+tables, for the autoregressive ones the argmax after every prefix without a cache, for masked diffusion the same schedule without
+a cache. Every call is charged with everything: encoder, length head, draws, scoring.
 """
 
 import argparse
 import functools
 import json
-from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import torch
+import transformers
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.evaluation.speed import System, gpt2_of_equal_size, measure_side_by_side, peak_memory, timed
+from modeling_yan.evaluation.peers import (
+    Peer,
+    bart_peer,
+    compiled_gpt2_peer,
+    diffusion_peers,
+    gpt2_peer,
+    release,
+    shallow_decoder_peer,
+    yan_peer,
+)
+from modeling_yan.evaluation.plots import plot_speed
+from modeling_yan.evaluation.roofline import count_work, measure_device, roofline_seconds
+from modeling_yan.evaluation.speed import System, measure_side_by_side, peak_memory
 from modeling_yan.training.scripts import load_preset, run_script
 
+BASELINE = "GPT-2, KV cache"
 
-def plain_tokens(model, source: torch.Tensor, length: int, seed: int) -> torch.Tensor:
-    """YAN's tokens by the reference path: all experts, no caches, no shared pass."""
-    options, _ = model._prepare_generation_config(None)
-    generator = torch.Generator(source.device).manual_seed(seed)
-    seeds = model._row_seeds(source, None, len(source), generator)
-    lengths = torch.full((len(source), 1), length, device=source.device)
-    x_0, uniform = model._draw(seeds, lengths, 1, options, None, source.device)
-    condition = model.model.condition(length, None, model.get_encoder()(source).last_hidden_state, None)
-    return model.decoder(model._solve_plain(x_0[:, 0], condition, uniform[0][:, 0], options)).argmax(-1)
+
+def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> YanForConditionalGeneration:
+    if (arguments.model is None) == (arguments.preset is None):
+        raise ValueError("give exactly one of --model and --preset")
+    if arguments.model:
+        model = YanForConditionalGeneration.from_pretrained(arguments.model, dtype=dtype)
+    else:
+        longest = max(*arguments.lengths, arguments.source_length)
+        model = YanForConditionalGeneration(load_preset(arguments.preset, max_position_embeddings=longest)).to(dtype)
+    if max(arguments.lengths) > model.config.max_position_embeddings:
+        raise ValueError(
+            f"--lengths {max(arguments.lengths)} is more than the model's max_position_embeddings="
+            f"{model.config.max_position_embeddings}"
+        )
+    model.generation_config.update(num_candidates=1, num_length_candidates=1)
+    return model.to(device).eval()
+
+
+def build_peers(model: YanForConditionalGeneration, steps: list[int], compiled: bool) -> list[Peer]:
+    gpt2 = gpt2_peer(model)
+    peers = [yan_peer(model, n) for n in steps]
+    # In a compiled graph the noise is the same, so that one compiled setting is enough to see what compiling gives.
+    peers += [yan_peer(model, 3, compiled=True), compiled_gpt2_peer(gpt2)] if compiled else []
+    return [*peers, gpt2, bart_peer(model), shallow_decoder_peer(model), *diffusion_peers(model)]
+
+
+def measure_cell(
+    peers: list[Peer], source: torch.LongTensor, length: int, arguments: argparse.Namespace, rates: dict
+) -> list[dict]:
+    """All systems at one batch size and length, side by side; a system that is wrong is reported as such, without numbers."""
+    rows, answers, right = [], {}, []
+    for peer in peers:
+        answers[peer.name] = peer.write(source, length)
+        if answers[peer.name].shape != (len(source), length):
+            raise ValueError(f"{peer.name} wrote {tuple(answers[peer.name].shape)} instead of {(len(source), length)}")
+        checkable = peer.largest_check is None or length <= peer.largest_check
+        if checkable and not peer.is_right(source, answers[peer.name]):
+            rows.append({"system": peer.name, "skipped": "differs from its plain computation"})
+        else:
+            right.append((peer, "passed" if checkable else f"passed up to {peer.largest_check} tokens"))
+    systems = [
+        System(peer.name, functools.partial(lambda item, peer: peer.write(item, length).numel(), peer=peer), [source])
+        for peer, _ in right
+    ]
+    results = measure_side_by_side(systems, repeats=arguments.repeats, warmup=1, seconds=arguments.seconds_per_system)
+    base = results.get(BASELINE)
+    for peer, gate in right:
+        summary = results[peer.name]
+        median = summary["latency_ms"]["median"]
+        row = {
+            "system": peer.name,
+            "median_ms": median,
+            "quartiles_ms": summary["latency_ms"]["quartiles"],
+            "calls": summary["calls"],
+            # At the median, so that one disturbed call does not count against a system.
+            "tokens_per_second": source.shape[0] * length / median * 1e3,
+            "evaluations": peer.evaluations(length),
+            "parameters": peer.model.num_parameters(),
+            "gate": gate,
+        }
+        if base is not None:
+            row["ratio"] = base["latency_ms"]["median"] / median
+        slow = median > 1e3 * arguments.seconds_per_system
+        if not peer.compiled and not slow:
+            work = count_work(functools.partial(peer.write, source, length))
+            row |= {**work, "roofline_share": 1e3 * roofline_seconds(work, rates) / median}
+        if not slow:
+            row["peak_mib"] = peak_memory(functools.partial(peer.write, source, length), source.device)
+        rows.append(row)
+    return rows
+
+
+def crossovers(cells: list[dict], steps: int = 3) -> list[dict]:
+    """For every length the smallest batch at which a left-to-right system writes more tokens per second than YAN, or None."""
+    found = []
+    names = {cell["system"] for cell in cells if not cell["system"].startswith(("YAN", "masked"))}
+    timed = {(c["system"], c["batch_size"], c["length"]): c["tokens_per_second"] for c in cells if "median_ms" in c}
+    for name in sorted(names):
+        for length in sorted({cell["length"] for cell in cells}):
+            both = [
+                (batch, rate, timed[(f"YAN, {steps} steps", batch, length)])
+                for (system, batch, at), rate in sorted(timed.items())
+                if system == name and at == length and (f"YAN, {steps} steps", batch, length) in timed
+            ]
+            if both:
+                batch = next((batch for batch, theirs, ours in both if theirs > ours), None)
+                found.append({"system": name, "length": length, "batch_size": batch, "largest_batch": both[-1][0]})
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a YAN folder or Hub name")
     parser.add_argument("--preset", help="or random weights of this size (configuration/models)")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[16, 64, 128, 256, 512, 1024])
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 8])
     parser.add_argument("--source_length", type=int, default=32)
-    parser.add_argument("--target_length", type=int, default=26)
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument(
+        "--compiled_batches", type=int, nargs="*", default=[1], help="batches with compiled systems too"
+    )
+    parser.add_argument("--repeats", type=int, default=10, help="timed calls of a system in a cell")
+    parser.add_argument(
+        "--seconds_per_system", type=float, default=5.0, help="a system gets no further call after these"
+    )
+    parser.add_argument(
+        "--longest_call", type=float, default=20.0, help="calls expected to take more seconds are left out"
+    )
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    if (arguments.model is None) == (arguments.preset is None):
-        raise ValueError("give exactly one of --model and --preset")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if arguments.model:
-        model = YanForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float32)
-    else:
-        model = YanForConditionalGeneration(load_preset(arguments.preset))
-    model = model.to(device).eval()
-    model.generation_config.update(num_candidates=1, num_length_candidates=1)
-    peer = gpt2_of_equal_size(model)
-    source_length, length = arguments.source_length, arguments.target_length
-    rows, table = [], Table("batch", "what", "system", "median ms", "peak MiB", "tokens per second", "ratio")
-
-    def add(batch: int, what: str, system: str, numbers: dict, ratio: float | None = None) -> None:
-        rows.append({"batch_size": batch, "what": what, "system": system, **numbers})
-        rate = numbers.get("tokens_per_second")
-        table.add_row(
-            str(batch),
-            what,
-            system,
-            f"{numbers['median_ms']:.1f}",
-            f"{numbers['peak_mib']:.1f}",
-            "" if rate is None else f"{rate:,.0f}",
-            "" if ratio is None else f"{ratio:.1f} x",
-        )
-
-    for batch in arguments.batch_sizes:
-        shape = (batch, source_length)
-        source = torch.randint(4, model.config.vocab_size, shape, device=device)
-        labels = torch.randint(4, model.config.vocab_size, (batch, length), device=device)
-        joined = torch.cat([source, labels], 1)
-        joined_labels = torch.cat([torch.full_like(source, -100), labels], 1)
-        inputs = {
-            "YAN": (model, {"input_ids": source, "labels": labels}),
-            "GPT-2-shaped": (peer, {"input_ids": joined, "labels": joined_labels}),
-        }
-
-        def forward(name: str, inputs=inputs) -> Callable[[], object]:
-            system, arguments_ = inputs[name]
-            return torch.no_grad()(lambda: system(**arguments_))
-
-        def training_step(name: str, inputs=inputs) -> Callable[[], object]:
-            system, arguments_ = inputs[name]
-
-            def step() -> None:
-                system.train()
-                system(**arguments_).loss.backward()
-                system.zero_grad(set_to_none=True)
-                system.eval()
-
-            return step
-
-        for what, make in (("forward with loss", forward), ("training step", training_step)):
-            for name in inputs:
-                call = make(name)
-                add(batch, what, name, {**timed(call, arguments.repeats), "peak_mib": peak_memory(call, device)})
-
-        def yan(item: torch.Tensor, batch=batch) -> torch.Tensor:
-            generator = torch.Generator(device).manual_seed(0)
-            return model.generate(item, target_lengths=length, eos_token_id=None, generator=generator)
-
-        def gpt2(item: torch.Tensor, use_cache: bool = True) -> torch.Tensor:
-            options = {"min_new_tokens": length, "max_new_tokens": length, "do_sample": False, "eos_token_id": None}
-            mask = torch.ones_like(item)
-            return peer.generate(item, attention_mask=mask, use_cache=use_cache, **options)[:, source_length:]
-
-        plain = plain_tokens(model, source, length, 0)
-        gates = {
-            "YAN": bool((yan(source) == plain).all()),
-            "GPT-2-shaped": bool((gpt2(source) == gpt2(source, use_cache=False)).all()),
-        }
-        calls = {"YAN": yan, "GPT-2-shaped": gpt2}
-        failed = [name for name, equal in gates.items() if not equal]
-        if failed:
-            raise ValueError(f"batch {batch}: {failed} differ from their plain reference; no speed is reported")
-
-        def count(call) -> Callable[[torch.Tensor], int]:
-            return lambda item: call(item).numel()
-
-        systems = [System(name, count(call), [source]) for name, call in calls.items()]
-        results = measure_side_by_side(systems, repeats=arguments.repeats)
-        for name, call in calls.items():
-            summary = results[name]
-            low, high = summary["latency_ms"]["quartiles"]
-            numbers = {
-                "median_ms": summary["latency_ms"]["median"],
-                "quartiles_ms": [low, high],
-                "tokens_per_second": summary["tokens_per_second"],
-                "peak_mib": peak_memory(functools.partial(call, source), device),
-            }
-            ratio = summary["tokens_per_second"] / results["GPT-2-shaped"]["tokens_per_second"]
-            add(batch, f"generate {length} tokens", name, numbers, ratio)
-
+    model = build_model(arguments, device, getattr(torch, arguments.dtype))
+    rates = measure_device(device, model.dtype)
     report = {
+        "date": date.today().isoformat(),
+        "model": arguments.model or arguments.preset,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "dtype": str(model.dtype),
-        "parameters": {"YAN": model.num_parameters(), "GPT-2-shaped": peer.num_parameters()},
-        "num_inference_steps": model.generation_config.num_inference_steps,
-        "source_length": source_length,
-        "target_length": length,
-        "rows": rows,
+        "source_length": arguments.source_length,
+        "seed": 0,
+        **rates,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    table = Table("batch", "tokens", "system", "median ms", "tokens/s", "ratio", "roofline", "peak MiB")
+    cells, seen = [], {}
+    for batch in sorted(arguments.batch_sizes):
+        peers = build_peers(model, arguments.steps, compiled=batch in arguments.compiled_batches)
+        source = torch.randint(4, model.config.vocab_size, (batch, arguments.source_length), device=device)
+        for length in sorted(arguments.lengths):
+            rows, wanted = [], []
+            for peer in peers:
+                # From shorter answers and smaller batches, at least in proportion to the tokens.
+                known = [
+                    s * length * batch / (at * b)
+                    for (name, b, at), s in seen.items()
+                    if name == peer.name and at <= length and b == batch
+                ]
+                expected = max(known, default=0.0)
+                if expected > arguments.longest_call:
+                    rows.append({"system": peer.name, "skipped": f"would take {expected:.0f} s or more a call"})
+                else:
+                    wanted.append(peer)
+            try:
+                rows += measure_cell(wanted, source, length, arguments, rates)
+            except torch.OutOfMemoryError:
+                rows += [{"system": peer.name, "skipped": "a system of this cell ran out of memory"} for peer in wanted]
+            for row in rows:
+                cells.append({"batch_size": batch, "length": length, **row})
+                if "median_ms" in row:
+                    seen[row["system"], batch, length] = row["median_ms"] / 1e3
+                    table.add_row(
+                        str(batch),
+                        str(length),
+                        row["system"],
+                        f"{row['median_ms']:.1f}",
+                        f"{row['tokens_per_second']:,.0f}",
+                        f"{row['ratio']:.1f}" if "ratio" in row else "",
+                        f"{row['roofline_share']:.0%}" if "roofline_share" in row else "",
+                        f"{row['peak_mib']:.0f}" if "peak_mib" in row else "",
+                    )
+            print(f"batch {batch}, {length} tokens: done", flush=True)
+            # After every cell: a run that is cut off keeps what it has.
+            report |= {"cells": cells, "autoregression_wins_from_batch": crossovers(cells)}
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        del peers
+        release()
+    plot_speed(cells, arguments.output.with_suffix(".png"))
     Console().print(table)
 
 

@@ -78,3 +78,38 @@ def plot_latents(
         "smallest_std": stds.min().item(),
         "largest_std": stds.max().item(),
     }
+
+
+def plot_speed(cells: list[dict], path: Path) -> None:
+    """
+    Latency against answer length at the smallest batch, and tokens per second against batch at the longest length that was
+    measured at every batch.
+
+    Args:
+        cells: of `run_benchmark.py`: `system`, `batch_size`, `length`, `median_ms`, `tokens_per_second`.
+    """
+    cells = [cell for cell in cells if "median_ms" in cell]
+    batches = sorted({cell["batch_size"] for cell in cells})
+    shared = set.intersection(*({c["length"] for c in cells if c["batch_size"] == batch} for batch in batches))
+    length = max(shared)
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5))
+    for index, system in enumerate(dict.fromkeys(cell["system"] for cell in cells)):
+        style = {
+            "marker": "o",
+            "label": system,
+            "color": f"C{index % 10}",
+            "linestyle": "-" if system.startswith("YAN") else "--",
+        }
+        own = [c for c in cells if c["system"] == system and c["batch_size"] == batches[0]]
+        axes[0].plot([c["length"] for c in own], [c["median_ms"] for c in own], **style)
+        own = [c for c in cells if c["system"] == system and c["length"] == length]
+        axes[1].plot([c["batch_size"] for c in own], [c["tokens_per_second"] for c in own], **style)
+    axes[0].set(xlabel="tokens written", ylabel="milliseconds", title=f"latency, batch {batches[0]}")
+    axes[1].set(xlabel="batch", ylabel="tokens per second", title=f"throughput, {length} tokens")
+    for axis in axes:
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)

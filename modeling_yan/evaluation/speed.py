@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import psutil
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 
 @dataclass
@@ -33,7 +32,7 @@ class System:
 
     def summary(self) -> dict:
         """Median and quartiles of latency per call in milliseconds, and tokens per second over all calls."""
-        low, median, high = statistics.quantiles(self.seconds, n=4)
+        low, median, high = statistics.quantiles(self.seconds, n=4) if len(self.seconds) > 1 else self.seconds * 3
         return {
             "latency_ms": {"median": 1e3 * median, "quartiles": [1e3 * low, 1e3 * high]},
             "tokens_per_second": sum(self.tokens) / sum(self.seconds),
@@ -42,7 +41,9 @@ class System:
         }
 
 
-def measure_side_by_side(systems: Sequence[System], *, repeats: int = 3, warmup: int = 2) -> dict[str, dict]:
+def measure_side_by_side(
+    systems: Sequence[System], *, repeats: int = 3, warmup: int = 2, seconds: float | None = None
+) -> dict[str, dict]:
     """
     Times every system on every input, switching systems after each call and reversing their order in every other
     round, so that drifts of the machine hit all alike.
@@ -50,6 +51,7 @@ def measure_side_by_side(systems: Sequence[System], *, repeats: int = 3, warmup:
     Args:
         repeats: rounds over all inputs.
         warmup: untimed calls of each system.
+        seconds: a system that has been timed for so long sits the remaining calls out; one timing it always gets.
 
     Returns:
         Summary by system name.
@@ -58,7 +60,7 @@ def measure_side_by_side(systems: Sequence[System], *, repeats: int = 3, warmup:
         ValueError: if the systems have different numbers of inputs, or fewer than 2 timings would be made.
     """
     counts = {len(system.inputs) for system in systems}
-    if len(counts) != 1 or counts.pop() * repeats < 2:
+    if len(counts) != 1 or counts.pop() * repeats < (1 if seconds else 2):
         raise ValueError("every system needs as many inputs as the others, and inputs x repeats at least 2")
     for system in systems:
         system.seconds, system.tokens = [], []
@@ -67,6 +69,8 @@ def measure_side_by_side(systems: Sequence[System], *, repeats: int = 3, warmup:
     for repeat in range(repeats):
         for index in range(len(systems[0].inputs)):
             for system in systems if (repeat + index) % 2 == 0 else reversed(systems):
+                if seconds is not None and sum(system.seconds) > seconds:
+                    continue
                 synchronize()
                 start = time.perf_counter()
                 tokens = system.generate(system.inputs[index])
@@ -135,32 +139,3 @@ def count_tokens(ids: torch.Tensor, pad_token_id: int, eos_token_id: int | None)
             if token == eos_token_id:
                 break
     return total
-
-
-def gpt2_of_equal_size(model: PreTrainedModel, *, layers: int = 6, heads: int = 4, seed: int = 0) -> GPT2LMHeadModel:
-    """
-    A GPT-2 with random weights, the width chosen so that its parameter count is as close as possible to the model's,
-    same vocabulary. Speed does not depend on what the weights are.
-    """
-    config = model.config
-    best = None
-    for width in range(heads * 2, 2048, heads * 2):
-        count = 12 * layers * width**2 + (config.vocab_size + 2 * config.max_position_embeddings) * width
-        if best is None or abs(count - model.num_parameters()) < abs(best[1] - model.num_parameters()):
-            best = (width, count)
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    twin = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=2 * config.max_position_embeddings,
-            n_embd=best[0],
-            n_layer=layers,
-            n_head=heads,
-            pad_token_id=config.pad_token_id,
-            bos_token_id=config.bos_token_id,
-            eos_token_id=config.eos_token_id,
-        )
-    )
-    torch.random.set_rng_state(state)
-    return twin.to(model.device, model.dtype).eval()

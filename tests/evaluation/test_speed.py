@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from modeling_yan.evaluation.speed import System, count_tokens, gpt2_of_equal_size, measure_side_by_side
-
-from ..conftest import tiny_model
+from modeling_yan.evaluation.speed import System, count_tokens, measure_side_by_side
 
 
 def test_tokens_are_counted_up_to_eos_without_padding():
@@ -34,10 +32,10 @@ def test_uneven_inputs_are_refused():
         measure_side_by_side([System("a", lambda item: 1, [1]), System("b", lambda item: 1, [1, 2])])
 
 
-def test_peer_is_of_equal_size_and_leaves_the_global_seed_alone():
-    model = tiny_model(hidden_size=64, intermediate_size=256, vocab_size=500)
-    state = torch.get_rng_state()
-    peer = gpt2_of_equal_size(model, layers=4, heads=4)
-    assert torch.equal(state, torch.get_rng_state())
-    assert abs(peer.num_parameters() / model.num_parameters() - 1) < 0.05
-    assert peer.config.vocab_size == 500
+def test_a_system_that_used_its_time_sits_out():
+    calls = []
+    systems = [System(name, lambda item, name=name: calls.append(name) or 1, [1]) for name in "ab"]
+    results = measure_side_by_side(systems, repeats=5, warmup=0, seconds=1e-9)
+    assert calls == ["a", "b"]
+    assert results["a"]["calls"] == 1
+    assert results["a"]["latency_ms"]["quartiles"] == [results["a"]["latency_ms"]["median"]] * 2

@@ -1,0 +1,273 @@
+"""
+What YAN's speed is measured against, at equal parameter count: the best ways to run the alternatives, each with a check of what
+it wrote against a plain computation. Weights are random: speed does not depend on what they are.
+"""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    StaticCache,
+)
+
+from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
+from modeling_yan.writing_yan import WritingPlan
+
+LAYERS, HEADS = 6, 4
+# Positions that the cached masked diffusion fills before it goes on.
+BLOCK_LENGTH = 16
+
+
+@dataclass
+class Peer:
+    """
+    Args:
+        write: sources (B, Lx) and a number of tokens -> answers (B, that many), no more and no fewer.
+        is_right: sources, answers -> whether a plain computation gives these answers.
+        evaluations: passes through the network (its decoder, where it has one) for so many tokens.
+        largest_check: longest answer that `is_right` can check in reasonable time; None for any.
+    """
+
+    name: str
+    model: PreTrainedModel
+    write: Callable[[torch.LongTensor, int], torch.LongTensor]
+    is_right: Callable[[torch.LongTensor, torch.LongTensor], bool]
+    evaluations: Callable[[int], int]
+    largest_check: int | None = None
+    compiled: bool = field(default=False)
+
+
+def _ids(config) -> dict:
+    eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+    return {"pad_token_id": config.pad_token_id, "bos_token_id": config.bos_token_id, "eos_token_id": eos}
+
+
+def _gpt2_config(config, width: int) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=config.vocab_size,
+        n_positions=2 * config.max_position_embeddings,
+        n_embd=width,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        **_ids(config),
+    )
+
+
+def _bart_config(config, width: int, encoder_layers: int, decoder_layers: int) -> BartConfig:
+    ids = _ids(config)
+    return BartConfig(
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings + 1,
+        d_model=width,
+        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers,
+        encoder_attention_heads=HEADS,
+        decoder_attention_heads=HEADS,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        decoder_start_token_id=ids["bos_token_id"],
+        forced_eos_token_id=None,
+        **ids,
+    )
+
+
+def of_equal_size(
+    model_class: type[PreTrainedModel], make_config: Callable[[int], object], like: PreTrainedModel, seed: int = 0
+) -> PreTrainedModel:
+    """The model whose width makes its parameter count come closest to that of `like`, on its device and in its dtype."""
+    wanted, best = like.num_parameters(), None
+    for width in range(2 * HEADS, 4096, HEADS):
+        with torch.device("meta"):
+            count = model_class(make_config(width)).num_parameters()
+        if best is None or abs(count - wanted) < abs(best[1] - wanted):
+            best = (width, count)
+        if count > 1.2 * wanted:
+            break
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        twin = model_class(make_config(best[0]))
+    return twin.to(like.device, like.dtype).eval()
+
+
+def yan_peer(model, steps: int, *, compiled: bool = False, seed: int = 0) -> Peer:
+    """YAN at a number of steps; its encoder, length head, candidate scores and draws are all part of the call."""
+
+    def write(source: torch.LongTensor, length: int) -> torch.LongTensor:
+        return model.generate(
+            source,
+            target_lengths=length,
+            num_inference_steps=steps,
+            eos_token_id=None,
+            bos_token_id=None,
+            compile=compiled,
+            generator=torch.Generator(source.device).manual_seed(seed),
+        )
+
+    def is_right(source: torch.LongTensor, answers: torch.LongTensor) -> bool:
+        return bool((plain_answers(model, source, answers.shape[1], steps, seed) == answers).all())
+
+    name = f"YAN, {steps} step{'s' * (steps > 1)}{', compiled' * compiled}"
+    return Peer(name, model, write, is_right, lambda length: steps, compiled=compiled)
+
+
+@torch.no_grad()
+def plain_answers(model, source: torch.LongTensor, length: int, steps: int, seed: int) -> torch.LongTensor:
+    """YAN's tokens by the reference path: all experts, a pass of its own for the gate, no tables, all logits at once."""
+    options, _ = model._prepare_generation_config(None, num_inference_steps=steps)
+    generator = torch.Generator(source.device).manual_seed(seed)
+    seeds = model._row_seeds(source, None, len(source), generator)
+    x_0, uniform = model._draw(seeds, [length] * len(source), 1, options, None, source.device)
+    condition = model.model.condition(length, None, model.get_encoder()(source).last_hidden_state, None)
+    plan = WritingPlan.from_options(options)
+    return model.decoder(model.solve_plain(x_0[:, 0], condition, uniform[0][:, 0], plan)).argmax(-1)
+
+
+def _greedy_options(length: int) -> dict:
+    return {
+        "min_new_tokens": length,
+        "max_new_tokens": length,
+        "do_sample": False,
+        "num_beams": 1,
+        "eos_token_id": None,
+    }
+
+
+@torch.no_grad()
+def _causal_is_right(model) -> Callable:
+    def is_right(source: torch.LongTensor, answers: torch.LongTensor) -> bool:
+        # Greedy writing without a cache gives these tokens if and only if each is the argmax after those before it.
+        with torch.no_grad():
+            logits = model(torch.cat([source, answers[:, :-1]], 1), use_cache=False).logits
+        return bool((logits[:, source.shape[1] - 1 :].argmax(-1) == answers).all())
+
+    return is_right
+
+
+def gpt2_peer(like: PreTrainedModel) -> Peer:
+    """GPT-2 as `generate()` runs it, with its KV cache."""
+    model = of_equal_size(GPT2LMHeadModel, lambda width: _gpt2_config(like.config, width), like)
+
+    def write(source: torch.LongTensor, length: int) -> torch.LongTensor:
+        mask = torch.ones_like(source)
+        return model.generate(source, attention_mask=mask, **_greedy_options(length))[:, source.shape[1] :]
+
+    return Peer("GPT-2, KV cache", model, write, _causal_is_right(model), lambda length: length)
+
+
+def compiled_gpt2_peer(eager: Peer) -> Peer:
+    """The same GPT-2, a static cache and one compiled graph per token; nothing else runs between tokens."""
+    model = eager.model
+    steps: dict = {}
+
+    def make_step():
+        def step(ids, position, cache):
+            logits = model(ids, past_key_values=cache, position_ids=position, use_cache=True).logits
+            return logits[:, -1:].argmax(-1)
+
+        mode = "reduce-overhead" if model.device.type == "cuda" else "default"
+        return torch.compile(step, fullgraph=True, dynamic=False, mode=mode)
+
+    @torch.no_grad()
+    def write(source: torch.LongTensor, length: int) -> torch.LongTensor:
+        key = (source.shape, length)
+        if key not in steps:
+            steps.clear()
+            torch.compiler.reset()
+            cache = StaticCache(config=model.config, max_cache_len=source.shape[1] + length)
+            steps[key] = (make_step(), cache)
+        step, cache = steps[key]
+        cache.reset()
+        start = source.shape[1]
+        positions = torch.arange(start + length, device=source.device).unsqueeze(0)
+        ids = (
+            model(source, past_key_values=cache, position_ids=positions[:, :start], use_cache=True)
+            .logits[:, -1:]
+            .argmax(-1)
+        )
+        answers = [ids]
+        for index in range(start, start + length - 1):
+            if model.device.type == "cuda":
+                torch.compiler.cudagraph_mark_step_begin()
+            ids = step(ids, positions[:, index : index + 1].clone(), cache).clone()
+            answers.append(ids)
+        return torch.cat(answers, 1)
+
+    return Peer("GPT-2, static cache, compiled", model, write, eager.is_right, eager.evaluations, compiled=True)
+
+
+def _seq2seq_peer(name: str, like: PreTrainedModel, encoder_layers: int, decoder_layers: int) -> Peer:
+    model = of_equal_size(
+        BartForConditionalGeneration,
+        lambda width: _bart_config(like.config, width, encoder_layers, decoder_layers),
+        like,
+    )
+
+    def write(source: torch.LongTensor, length: int) -> torch.LongTensor:
+        mask = torch.ones_like(source)
+        return model.generate(source, attention_mask=mask, **_greedy_options(length))[:, 1:]
+
+    def is_right(source: torch.LongTensor, answers: torch.LongTensor) -> bool:
+        start = torch.full_like(answers[:, :1], model.config.decoder_start_token_id)
+        with torch.no_grad():
+            ids = torch.cat([start, answers[:, :-1]], 1)
+            mask = torch.ones_like(source)
+            logits = model(source, attention_mask=mask, decoder_input_ids=ids, use_cache=False).logits
+        return bool((logits.argmax(-1) == answers).all())
+
+    return Peer(name, model, write, is_right, lambda length: length)
+
+
+def bart_peer(like: PreTrainedModel) -> Peer:
+    """BART as `generate()` runs it, three layers on either side."""
+    return _seq2seq_peer("BART, KV cache", like, LAYERS // 2, LAYERS // 2)
+
+
+def shallow_decoder_peer(like: PreTrainedModel) -> Peer:
+    """A deep encoder and one decoder layer (arXiv 2006.10369), the fast way to be autoregressive."""
+    return _seq2seq_peer("deep encoder, one decoder layer", like, LAYERS - 1, 1)
+
+
+def diffusion_peers(like: PreTrainedModel, fractions: tuple[int, ...] = (1, 2, 4)) -> list[Peer]:
+    """Masked diffusion with as many steps as tokens, half, a quarter; and by blocks with a cache, a quarter."""
+
+    def config(width: int, block_length: int | None = None) -> GPT2Config:
+        made = _gpt2_config(like.config, width)
+        made.mask_token_id = like.config.mask_token_id
+        made.block_length = block_length
+        return made
+
+    whole = of_equal_size(MaskedDiffusionLM, config, like)
+    blocks = of_equal_size(MaskedDiffusionLM, lambda width: config(width, BLOCK_LENGTH), like)
+
+    def make(name: str, model: MaskedDiffusionLM, fraction: int, use_cache: bool) -> Peer:
+        def steps(length: int) -> int:
+            return max(1, length // fraction)
+
+        def write(source: torch.LongTensor, length: int) -> torch.LongTensor:
+            options = {"max_new_tokens": length, "num_inference_steps": steps(length), "use_cache": use_cache}
+            return model.generate(source, **options)[:, source.shape[1] :]
+
+        def is_right(source: torch.LongTensor, answers: torch.LongTensor) -> bool:
+            options = {"max_new_tokens": answers.shape[1], "num_inference_steps": steps(answers.shape[1])}
+            again = model.generate(source, use_cache=False, **options)[:, source.shape[1] :]
+            return bool((again == answers).all()) and not bool((answers == model.config.mask_token_id).any())
+
+        return Peer(name, model, write, is_right, steps, largest_check=128)
+
+    peers = [
+        make(f"masked diffusion, {'length' if n == 1 else f'length/{n}'} steps", whole, n, False) for n in fractions
+    ]
+    return [*peers, make(f"masked diffusion, blocks of {BLOCK_LENGTH}, cached, length/4 steps", blocks, 4, True)]
+
+
+def release() -> None:
+    """Gives compiled graphs and memory of finished peers back."""
+    torch.compiler.reset()
+    gc.collect()

@@ -1,0 +1,66 @@
+"""How near a computation comes to what the device could do: its work, counted, over the device's own rates, measured."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling_yan.evaluation.speed import synchronize
+
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product", "_grouped_mm", "convolution", "embedding")
+
+
+class _OperandBytes(TorchDispatchMode):
+    """Bytes of everything that matrix products, attention and look-ups read and write: the traffic no fusion avoids."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        name = function.name().removeprefix("aten::")
+        if name.startswith("embedding"):
+            self.bytes += 2 * out.numel() * out.element_size()
+        elif name.startswith(PRODUCTS):
+            tensors = [x for x in (*args, *(out if isinstance(out, tuple) else (out,))) if torch.is_tensor(x)]
+            self.bytes += sum(x.numel() * x.element_size() for x in tensors)
+        return out
+
+
+def count_work(call: Callable[[], object]) -> dict[str, int]:
+    """Floating-point operations (torch's FlopCounterMode: products and attention) and bytes of their operands, of one call."""
+    with FlopCounterMode(display=False) as flops, _OperandBytes() as traffic:
+        call()
+    return {"flops": flops.get_total_flops(), "bytes": traffic.bytes}
+
+
+def measure_device(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.5) -> dict[str, float]:
+    """The device's largest rates as torch reaches them: FLOP/s of a square product, bytes/s of a copy that leaves the caches."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    source = torch.empty(2**28 if device.type == "cuda" else 2**26, device=device, dtype=torch.float32).zero_()
+    target = torch.empty_like(source)
+
+    def rate(call: Callable[[], object], amount: float) -> float:
+        call()
+        best, begin = 0.0, time.perf_counter()
+        while time.perf_counter() - begin < seconds or not best:
+            synchronize()
+            start = time.perf_counter()
+            call()
+            synchronize()
+            best = max(best, amount / (time.perf_counter() - start))
+        return best
+
+    return {
+        "flops_per_second": rate(lambda: torch.mm(a, b), 2 * size**3),
+        "bytes_per_second": rate(lambda: target.copy_(source), 2 * source.numel() * source.element_size()),
+    }
+
+
+def roofline_seconds(work: dict[str, int], device_rates: dict[str, float]) -> float:
+    """The least time this work can take: that of its arithmetic or of its traffic, whichever is longer."""
+    return max(work["flops"] / device_rates["flops_per_second"], work["bytes"] / device_rates["bytes_per_second"])

@@ -1,0 +1,69 @@
+"""The peers of the benchmark: equal size, exactly as many tokens, and a check that notices a wrong one; counted work."""
+
+import pytest
+import torch
+
+from modeling_yan.evaluation.peers import (
+    bart_peer,
+    compiled_gpt2_peer,
+    diffusion_peers,
+    gpt2_peer,
+    release,
+    shallow_decoder_peer,
+    yan_peer,
+)
+from modeling_yan.evaluation.roofline import count_work, measure_device, roofline_seconds
+
+from ..conftest import tiny_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(hidden_size=64, intermediate_size=256, vocab_size=500)
+
+
+def test_peers_are_of_equal_size_and_their_checks_notice_a_wrong_token(model):
+    state = torch.get_rng_state()
+    peers = [
+        yan_peer(model, 3),
+        gpt2_peer(model),
+        bart_peer(model),
+        shallow_decoder_peer(model),
+        *diffusion_peers(model),
+    ]
+    assert torch.equal(state, torch.get_rng_state())
+    source = torch.randint(4, 500, (2, 7))
+    for peer in peers:
+        assert abs(peer.model.num_parameters() / model.num_parameters() - 1) < 0.05, peer.name
+        answers = peer.write(source, 20)
+        assert answers.shape == (2, 20), peer.name
+        assert peer.is_right(source, answers), peer.name
+        wrong = answers.clone()
+        wrong[1, 13] = (wrong[1, 13] + 1) % 500
+        assert not peer.is_right(source, wrong), peer.name
+    assert [peer.evaluations(20) for peer in peers] == [3, 20, 20, 20, 20, 10, 5, 5]
+
+
+def test_compiled_gpt2_writes_what_the_eager_one_writes(model):
+    eager = gpt2_peer(model)
+    compiled = compiled_gpt2_peer(eager)
+    source = torch.randint(4, 500, (1, 7))
+    for _ in range(2):
+        assert torch.equal(compiled.write(source, 9), eager.write(source, 9))
+    release()
+
+
+def test_work_is_counted():
+    a, b = torch.randn(3, 5), torch.randn(5, 7)
+    assert count_work(lambda: a @ b) == {"flops": 2 * 3 * 5 * 7, "bytes": 4 * (15 + 35 + 21)}
+    layer = torch.nn.Linear(5, 7)
+    with torch.no_grad():
+        assert count_work(lambda: layer(a)) == {"flops": 2 * 3 * 5 * 7, "bytes": 4 * (7 + 15 + 35 + 21)}
+
+
+def test_the_roofline_is_the_longer_of_arithmetic_and_traffic():
+    rates = {"flops_per_second": 10.0, "bytes_per_second": 100.0}
+    assert roofline_seconds({"flops": 20, "bytes": 100}, rates) == 2.0
+    assert roofline_seconds({"flops": 20, "bytes": 500}, rates) == 5.0
+    measured = measure_device(torch.device("cpu"), torch.float32, seconds=0.01)
+    assert all(rate > 1e8 for rate in measured.values())
