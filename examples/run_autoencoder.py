@@ -6,8 +6,11 @@ Stage 1: trains the autoencoder by text infilling.
         --text_columns meaning_representation human_reference --output_dir outputs/autoencoder --max_steps 1000
 """
 
+import json
+import time
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from datasets import Dataset
 from transformers import HfArgumentParser, TrainingArguments
 
 from modeling_yan import YanForMaskedLM
+from modeling_yan.training.budget import apply_budget
 from modeling_yan.training.corpora import load_corpus, tokenize_corpus
 from modeling_yan.training.data_collator import DataCollatorForTextInfilling
 from modeling_yan.training.scripts import (
@@ -105,12 +109,25 @@ def main() -> None:
     if trainer.is_world_process_zero():
         rows = "a stream" if data_arguments.streaming else f"{len(train):,} rows"
         print(f"{model.num_parameters():,} parameters, {rows}, {torch.get_num_threads()} threads")
+    each_update = apply_budget(trainer, model_arguments.training_flops)
+    start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
+    report = {
+        "parameters": model.num_parameters(),
+        "updates": trainer.state.global_step,
+        "train_flops": each_update * trainer.state.global_step,
+        "train_minutes": round((time.perf_counter() - start) / 60, 2),
+        "seed": training.seed,
+    }
     trainer.save_model()
     if evaluation is not None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+        report |= metrics
+    if trainer.is_world_process_zero():
+        path = Path(training.output_dir) / "report.json"
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from transformers import DataCollatorForSeq2Seq, HfArgumentParser, Seq2SeqTraini
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.text_generation import generate_texts
+from modeling_yan.training.budget import apply_budget
 from modeling_yan.training.samples import SamplesCallback
 from modeling_yan.training.scripts import (
     ModelArguments,
@@ -121,6 +122,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if trainer.is_world_process_zero():
         print(f"{model.num_parameters():,} parameters ({trainable:,} trained), {len(train_set):,} pairs")
+    each_update = apply_budget(trainer, model_arguments.training_flops)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     report = {
@@ -130,6 +132,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         "updates": trainer.state.global_step,
         "processes": training.world_size,
         "batch_size": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
+        "train_flops": each_update * trainer.state.global_step,
         "train_minutes": round((time.perf_counter() - start) / 60, 2),
         "seed": training.seed,
         "torch": torch.__version__,

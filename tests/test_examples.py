@@ -13,6 +13,7 @@ from datasets import Dataset, load_dataset
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from modeling_yan import YanForMaskedLM
+from modeling_yan.evaluation.text_generation import load_text_model
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "examples" / "data" / "e2e_nlg"
@@ -63,7 +64,7 @@ def workspace(tmp_path_factory) -> Path:
         "--ema_decay", "0.9", *common, cwd=path,
     )  # fmt: skip
     ran(
-        "baselines/run_autoregressive.py", "--architecture", "gpt2", "--task", "e2e_nlg", "--dataset_name", "data",
+        "baselines/run_baseline.py", "--architecture", "gpt2", "--task", "e2e_nlg", "--dataset_name", "data",
         "--tokenizer_name", "autoencoder", "--hidden_size", "32", "--layers", "1", "--output_dir", "teacher", *common, cwd=path,
     )  # fmt: skip
     # Three updates teach it no more than to stop at once.
@@ -206,6 +207,21 @@ def test_evaluation_reports_every_setting_and_the_ceiling(workspace):
         "--split", "holdout", "--output", "x.json", cwd=workspace,
     )  # fmt: skip
     assert "holdout" in message
+
+
+def test_a_masked_diffusion_peer_of_equal_size_trains_for_a_budget(workspace):
+    ran(
+        "baselines/run_baseline.py", "--architecture", "masked_diffusion", "--task", "e2e_nlg", "--dataset_name", "data",
+        "--tokenizer_name", "autoencoder", "--like", str(ROOT / "examples/models/yan-e2e"), "--layers", "2",
+        "--training_flops", "6e10", "--output_dir", "diffusion", "--per_device_train_batch_size", "2",
+        "--per_device_eval_batch_size", "32", "--report_to", "none", "--use_cpu", cwd=workspace,
+    )  # fmt: skip
+    report = json.loads((workspace / "diffusion" / "report.json").read_text())
+    yan = AutoModelForSeq2SeqLM.from_pretrained(ROOT / "examples/models/yan-e2e", trust_remote_code=True)
+    assert abs(report["parameters"] / yan.num_parameters() - 1) < 0.05
+    assert report["updates"] >= 1
+    assert 3e10 < report["train_flops"] <= 6e10
+    assert load_text_model(str(workspace / "diffusion")).config.masked_diffusion
 
 
 def test_benchmark_reports_only_what_passes_its_check(workspace):

@@ -16,8 +16,6 @@ class MaskedDiffusionLM(GPT2LMHeadModel):
     values of what is finished can be kept.
     """
 
-    _keys_to_ignore_on_load_missing = [r"lm_head\.weight"]
-
     def __init__(self, config):
         super().__init__(config)
         config.masked_diffusion = True

@@ -12,6 +12,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
+
 
 def is_seq2seq(model: PreTrainedModel) -> bool:
     """Whether `generate()` returns the answer alone (encoder-decoder models and YAN), not the prompt before it."""
@@ -20,7 +22,7 @@ def is_seq2seq(model: PreTrainedModel) -> bool:
 
 def load_text_model(name: str, **options) -> PreTrainedModel:
     """
-    A causal, sequence-to-sequence or YAN model that writes text, as its config says which it is, in evaluation mode.
+    A causal, sequence-to-sequence, masked diffusion or YAN model that writes text, as its config says which it is, in evaluation mode.
 
     Args:
         name: folder or Hub name.
@@ -29,6 +31,8 @@ def load_text_model(name: str, **options) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(name, trust_remote_code=True)
     seq2seq = config.is_encoder_decoder or config.model_type == "yan"
     auto_class = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    if getattr(config, "masked_diffusion", False):
+        return MaskedDiffusionLM.from_pretrained(name, **options).eval()
     return auto_class.from_pretrained(name, trust_remote_code=True, **options).eval()
 
 

@@ -1,8 +1,11 @@
 """
-Trains a GPT-2-shaped or BART-shaped model from scratch on a source-target task: YAN's autoregressive peer and teacher.
+Trains a peer of YAN from scratch with the stock Trainer on a source-target task: GPT-2-shaped, BART-shaped, or masked diffusion in
+LLaDA's way. The first two also serve as teachers.
 
-    python examples/baselines/run_autoregressive.py --architecture gpt2 --task e2e_nlg \
-        --dataset_name ../shared/data/e2e_nlg --tokenizer_name examples/models/yan-e2e --output_dir outputs/gpt2-e2e
+    python examples/baselines/run_baseline.py --architecture gpt2 --task e2e_nlg --dataset_name ../shared/data/e2e_nlg \
+        --tokenizer_name examples/models/yan-e2e --output_dir outputs/gpt2-e2e
+    python examples/baselines/run_baseline.py --architecture masked_diffusion --like outputs/yan-babi --training_flops 2e14 \
+        --task babi_qa1 --dataset_name ../shared/data/babi_qa1 --tokenizer_name outputs/yan-babi --output_dir outputs/diffusion-babi
 """
 
 import json
@@ -13,6 +16,7 @@ from typing import Literal
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
@@ -25,8 +29,11 @@ from transformers import (
     set_seed,
 )
 
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.text_generation import generate_texts
+from modeling_yan.training.budget import apply_budget
 from modeling_yan.training.scripts import parse_arguments, run_script
 from modeling_yan.training.tasks import Task, group_references, load_splits
 from modeling_yan.training.tokenization import tokenize_pairs
@@ -34,26 +41,51 @@ from modeling_yan.training.tokenization import tokenize_pairs
 
 @dataclass
 class TwinArguments:
-    architecture: Literal["gpt2", "bart"] = field(metadata={"help": "Shape of the model."})
+    architecture: Literal["gpt2", "bart", "masked_diffusion"] = field(metadata={"help": "Shape of the model."})
     task: str = field(metadata={"help": "Name in configuration/tasks, or a YAML file."})
     dataset_name: str = field(metadata={"help": "Hub name or local folder."})
     tokenizer_name: str = field(metadata={"help": "Tokenizer folder or Hub name; YAN's own, for a fair peer."})
-    hidden_size: int = field(default=192, metadata={"help": "Width."})
+    like: str | None = field(
+        default=None, metadata={"help": "A YAN folder; the width is chosen to give as many parameters as it has."}
+    )
+    training_flops: float | None = field(
+        default=None, metadata={"help": "Train for this many floating-point operations instead of max_steps."}
+    )
+    hidden_size: int = field(default=192, metadata={"help": "Width, where `like` does not decide it."})
     layers: int = field(default=6, metadata={"help": "GPT-2: layers. BART: layers of encoder and decoder together."})
     num_attention_heads: int = field(default=4, metadata={"help": "Attention heads."})
     init_std: float = field(default=0.02, metadata={"help": "Initial standard deviation of the weights."})
     hidden_dropout_prob: float = field(default=0.1, metadata={"help": "Dropout."})
 
 
-def build_model(arguments: TwinArguments, tokenizer, max_positions: int):
-    """A randomly initialised twin over the tokenizer's vocabulary, with greedy decoding as its generation default."""
+def build_model(arguments: TwinArguments, tokenizer, max_positions: int, hidden_size: int):
+    """A randomly initialised peer over the tokenizer's vocabulary, with greedy decoding as its generation default."""
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     dropout = arguments.hidden_dropout_prob
-    if arguments.architecture == "gpt2":
+    if arguments.architecture == "bart":
+        encoder_layers = arguments.layers // 2
+        config = BartConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=max_positions,
+            d_model=hidden_size,
+            encoder_layers=encoder_layers,
+            decoder_layers=arguments.layers - encoder_layers,
+            encoder_attention_heads=arguments.num_attention_heads,
+            decoder_attention_heads=arguments.num_attention_heads,
+            encoder_ffn_dim=4 * hidden_size,
+            decoder_ffn_dim=4 * hidden_size,
+            dropout=dropout,
+            init_std=arguments.init_std,
+            decoder_start_token_id=tokenizer.bos_token_id,
+            forced_eos_token_id=None,
+            **ids,
+        )
+        model = BartForConditionalGeneration(config)
+    else:
         config = GPT2Config(
             vocab_size=len(tokenizer),
             n_positions=max_positions,
-            n_embd=arguments.hidden_size,
+            n_embd=hidden_size,
             n_layer=arguments.layers,
             n_head=arguments.num_attention_heads,
             resid_pdrop=dropout,
@@ -62,28 +94,22 @@ def build_model(arguments: TwinArguments, tokenizer, max_positions: int):
             initializer_range=arguments.init_std,
             **ids,
         )
+        if arguments.architecture == "masked_diffusion":
+            config.mask_token_id = tokenizer.mask_token_id
+            return MaskedDiffusionLM(config)
         model = GPT2LMHeadModel(config)
-    else:
-        encoder_layers = arguments.layers // 2
-        config = BartConfig(
-            vocab_size=len(tokenizer),
-            max_position_embeddings=max_positions,
-            d_model=arguments.hidden_size,
-            encoder_layers=encoder_layers,
-            decoder_layers=arguments.layers - encoder_layers,
-            encoder_attention_heads=arguments.num_attention_heads,
-            decoder_attention_heads=arguments.num_attention_heads,
-            encoder_ffn_dim=4 * arguments.hidden_size,
-            decoder_ffn_dim=4 * arguments.hidden_size,
-            dropout=dropout,
-            init_std=arguments.init_std,
-            decoder_start_token_id=tokenizer.bos_token_id,
-            forced_eos_token_id=None,
-            **ids,
-        )
-        model = BartForConditionalGeneration(config)
     model.generation_config.update(do_sample=False, num_beams=1)
     return model
+
+
+def equal_width(arguments: TwinArguments, tokenizer, max_positions: int) -> int:
+    """The width that gives as many parameters as the model `like` has."""
+    config = AutoConfig.from_pretrained(arguments.like, trust_remote_code=True)
+    with torch.device("meta"):
+        wanted = YanForConditionalGeneration(config).num_parameters()
+        widths = range(8 * arguments.num_attention_heads, 1025, arguments.num_attention_heads)
+        counts = {w: build_model(arguments, tokenizer, max_positions, w).num_parameters() for w in widths}
+    return min(counts, key=lambda width: abs(counts[width] - wanted))
 
 
 def join_for_causal(row: dict) -> dict:
@@ -96,6 +122,12 @@ def join_for_causal(row: dict) -> dict:
     }
 
 
+def join_for_diffusion(row: dict, eos_token_id: int, length: int) -> dict:
+    """As `join_for_causal`, the target filled up with EOS: the model learns where to end."""
+    filler = [eos_token_id] * (length - len(row["labels"]))
+    return join_for_causal({"input_ids": row["input_ids"], "labels": row["labels"] + filler})
+
+
 def main() -> None:
     parser = HfArgumentParser((TwinArguments, TrainingArguments))
     arguments, training = parse_arguments(parser)
@@ -106,7 +138,12 @@ def main() -> None:
     train = tokenize_pairs(splits["train"], tokenizer, task.max_source_length, task.max_target_length)
     if arguments.architecture == "gpt2":
         train = train.map(join_for_causal, desc="join")
-    model = build_model(arguments, tokenizer, task.max_source_length + task.max_target_length)
+    elif arguments.architecture == "masked_diffusion":
+        options = {"eos_token_id": tokenizer.eos_token_id, "length": task.max_target_length}
+        train = train.map(join_for_diffusion, fn_kwargs=options, desc="join")
+    max_positions = task.max_source_length + task.max_target_length
+    width = equal_width(arguments, tokenizer, max_positions) if arguments.like else arguments.hidden_size
+    model = build_model(arguments, tokenizer, max_positions, width)
     trainer = Trainer(
         model=model,
         args=training,
@@ -114,6 +151,7 @@ def main() -> None:
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         processing_class=tokenizer,
     )
+    each_update = apply_budget(trainer, arguments.training_flops)
     start = time.perf_counter()
     trainer.train()
     minutes = (time.perf_counter() - start) / 60
@@ -125,7 +163,9 @@ def main() -> None:
         "train_rows": len(train),
         "updates": trainer.state.global_step,
         "train_minutes": round(minutes, 2),
-        "train_flops": trainer.state.total_flos,
+        "hidden_size": width,
+        "batch_size": training.train_batch_size * training.gradient_accumulation_steps,
+        "train_flops": each_update * trainer.state.global_step,
         "seed": training.seed,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -139,6 +179,7 @@ def main() -> None:
             batch_size=training.per_device_eval_batch_size,
             max_source_length=task.max_source_length,
             max_new_tokens=task.max_target_length,
+            eos_token_id=tokenizer.eos_token_id,
             progress=f"{name}: generate",
         )
         report[name] = {"rows": len(rows), **score_texts(texts, rows["references"])}
