@@ -17,7 +17,7 @@ from rich.table import Table
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from modeling_yan.evaluation.metrics import score_texts
+from modeling_yan.evaluation.metrics import diversity, score_texts
 from modeling_yan.evaluation.speed import System, count_tokens, measure_side_by_side
 from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
 from modeling_yan.training.scripts import run_script
@@ -36,6 +36,26 @@ def reconstruct(model, tokenizer, texts: list[str], max_length: int, batch_size:
             ids = model.decoder(latents).argmax(-1).masked_fill(batch["attention_mask"] == 0, tokenizer.pad_token_id)
         answers += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     return answers
+
+
+def training_report(folder: str) -> dict | None:
+    """What training wrote down beside a model: parameters, updates, operations, minutes."""
+    path = Path(folder) / "report.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def length_errors(model, tokenizer, sources: list[str], oracle: list[int], task: Task, batch_size: int) -> dict | None:
+    """How far the most probable length is from that of the first reference, EOS included."""
+    if not model.config.length_head:
+        return None
+    errors = []
+    for start in range(0, len(sources), batch_size):
+        texts = list(sources[start : start + batch_size])
+        batch = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=task.max_source_length)
+        with torch.no_grad():
+            _, logits = model.encode_source(batch["input_ids"], batch["attention_mask"])
+        errors += (logits.argmax(-1) + 1 - torch.tensor(oracle[start : start + batch_size])).abs().tolist()
+    return {"exact": 100 * errors.count(0) / len(errors), "mean_absolute_error": sum(errors) / len(errors)}
 
 
 def measure_speed(systems: dict, tokenizer, sources: list[str], max_new_tokens: int) -> dict:
@@ -67,6 +87,10 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speed_rows", type=int, default=30)
+    parser.add_argument(
+        "--diffusion_steps", type=int, nargs="*", default=[3], help="of masked diffusion; length is added"
+    )
+    parser.add_argument("--bootstrap", type=int, default=1000, help="resamplings behind the 95 %% intervals")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     logging.set_verbosity_error()
@@ -88,22 +112,32 @@ def main() -> None:
     ]
     console = Console()
     table = Table(
-        "system", "length", "steps", "priors x lengths", "BLEU-4", "ROUGE-L", "distinct-2", "words", "seconds"
+        *(
+            "system",
+            "length",
+            "steps",
+            "priors x lengths",
+            "BLEU-4",
+            "ROUGE-L",
+            "EM",
+            "F1",
+            "self-BLEU",
+            "words",
+            "seconds",
+        )
     )
     results = []
 
     def record(name: str, texts: list[str], seconds: float, **setting) -> None:
         words = sum(len(text.split()) for text in texts) / len(texts)
-        scores = score_texts(texts, references)
+        scores = score_texts(texts, references, num_bootstrap=arguments.bootstrap) | diversity(texts)
         results.append({"system": name, **setting, **scores, "mean_words": words, "seconds": round(seconds, 2)})
         table.add_row(
             name,
             setting.get("length", ""),
             str(setting.get("num_inference_steps", "")),
             f"{setting.get('num_candidates', '')} x {setting.get('num_length_candidates', '')}",
-            f"{scores['bleu']:.2f}",
-            f"{scores['rougeL']:.2f}",
-            f"{scores['distinct_2']:.1f}",
+            *(f"{scores[name]:.1f}" for name in ("bleu", "rougeL", "exact_match", "f1", "self_bleu")),
             f"{words:.1f}",
             f"{seconds:.1f}",
         )
@@ -112,16 +146,24 @@ def main() -> None:
     record("autoencoder of the first reference", texts, 0.0)
     for folder in arguments.baselines:
         baseline = load_text_model(folder)
-        start = time.perf_counter()
-        texts = generate_texts(
-            baseline,
-            tokenizer,
-            rows["source"],
-            batch_size=arguments.batch_size,
-            max_source_length=task.max_source_length,
-            max_new_tokens=task.max_target_length,
-        )
-        record(Path(folder).name, texts, time.perf_counter() - start, parameters=baseline.num_parameters())
+        # Masked diffusion: the few evaluations that YAN takes, and as many as tokens.
+        diffusion = getattr(baseline.config, "masked_diffusion", False)
+        steps = [*arguments.diffusion_steps, task.max_target_length] if diffusion else [None]
+        for number in steps:
+            start = time.perf_counter()
+            texts = generate_texts(
+                baseline,
+                tokenizer,
+                rows["source"],
+                batch_size=arguments.batch_size,
+                max_source_length=task.max_source_length,
+                max_new_tokens=task.max_target_length,
+                eos_token_id=tokenizer.eos_token_id,
+                **({} if number is None else {"num_inference_steps": number}),
+            )
+            seconds = time.perf_counter() - start
+            setting = {"parameters": baseline.num_parameters()}
+            record(Path(folder).name, texts, seconds, **setting, **({"num_inference_steps": number} if number else {}))
     settings = [
         {"length": length, "num_inference_steps": steps, "num_candidates": candidates, "num_length_candidates": lengths}
         for length in ("predicted", "oracle")
@@ -157,6 +199,8 @@ def main() -> None:
     systems |= {Path(folder).name: (load_text_model(folder), {"do_sample": False}) for folder in arguments.baselines}
     speed = measure_speed(systems, tokenizer, rows["source"][: arguments.speed_rows], task.max_target_length)
     report = {
+        "training": {Path(folder).name: training_report(folder) for folder in (arguments.model, *arguments.baselines)},
+        "length_head": length_errors(model, tokenizer, rows["source"], oracle, task, arguments.batch_size),
         "date": date.today().isoformat(),
         "task": task.name,
         "split": arguments.split,

@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from modeling_yan.evaluation.metrics import normalize_answer, score_texts, token_f1
+from modeling_yan.evaluation.metrics import diversity, normalize_answer, score_texts, token_f1
 
 
 def test_perfect_text_scores_a_hundred_against_any_of_its_references():
@@ -34,3 +36,30 @@ def test_nothing_to_score_is_an_error():
         score_texts([], [])
     with pytest.raises(ValueError, match="1 predictions and 2"):
         score_texts(["a"], [["a"], ["b"]])
+
+
+def test_intervals_hold_the_score_and_shrink_with_rows():
+    predictions = ["a small pub near the river", "the eagle is cheap", "no"] * 4
+    references = [["a small pub by the river"], ["the eagle is cheap", "the eagle is not dear"], ["yes"]] * 4
+    few = score_texts(predictions, references, num_bootstrap=200)
+    many = score_texts(predictions * 16, references * 16, num_bootstrap=200)
+    plain = score_texts(predictions, references)
+    for name, value in plain.items():
+        assert few[name] == pytest.approx(value)
+        low, high = few[f"{name}_interval"]
+        assert low <= value <= high
+    for name in ("bleu", "rougeL", "exact_match"):
+        width = [high - low for low, high in (few[f"{name}_interval"], many[f"{name}_interval"])]
+        assert 0 < width[1] < 0.5 * width[0]
+    assert few == score_texts(predictions, references, num_bootstrap=200)
+
+
+def test_diversity_tells_one_safe_text_from_many():
+    same, different = diversity(["a b c d"] * 3), diversity(["a b c d", "e f g h", "i j k l"])
+    assert same == pytest.approx(
+        {"distinct_1_corpus": 100 / 3, "distinct_2_corpus": 100 / 3, "self_bleu": 100, "word_entropy": 2}
+    )
+    assert different["distinct_1_corpus"] == different["distinct_2_corpus"] == 100
+    assert different["self_bleu"] < 1
+    assert different["word_entropy"] == pytest.approx(math.log2(12))
+    assert diversity([""])["word_entropy"] == 0
