@@ -419,6 +419,26 @@ class YanVelocityField(nn.Module):
         gate = self.gate(hidden_states, condition.pooled, time_embedding, condition.canvas_mask)
         return self.velocity(self.experts(hidden_states), x_t.unsqueeze(2), timesteps), gate
 
+    def most_probable(
+        self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: FlowCondition, num_experts: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        As `forward`, with the k most probable experts of each token only: the others are not computed.
+
+        Returns:
+            Velocities (B, L, k, d), float32; log-probabilities of these experts (B, L, k), normalised among them; and the gate
+            over all experts (B, L, K).
+        """
+        time_embedding = self.time_embedding(timesteps)
+        hidden_states = self.trunk(x_t, self.modulate(time_embedding), condition)
+        gate = self.gate(hidden_states, condition.pooled, time_embedding, condition.canvas_mask)
+        chosen_gate, chosen = gate.topk(num_experts, dim=-1)
+        # Each token once for every expert it goes to: (B, L, d) -> (B, L * k, d).
+        repeated = hidden_states.repeat_interleave(num_experts, dim=1)
+        routing = route_tokens(chosen, self.config.num_experts)
+        outputs = self.experts(repeated, routing).view(*chosen.shape, -1)
+        return self.velocity(outputs, x_t.unsqueeze(2), timesteps), chosen_gate.log_softmax(-1), gate
+
 
 class YanDecoderLayer(GradientCheckpointingLayer):
     """Residual feed-forward block, one position at a time."""

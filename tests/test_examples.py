@@ -367,3 +367,18 @@ def test_rows_of_the_shipped_data_are_what_the_task_expects():
     rows = load_dataset(str(DATA))["test"]
     assert isinstance(rows, Dataset)
     assert len(rows) == 2000
+
+
+def test_ablation_times_only_equal_endpoints(workspace):
+    ran(
+        "run_ablation.py", "--preset", "yan-tiny", "--batch_sizes", "1", "4", "--length", "12", "--repeats", "2", "--no_compile",
+        "--profile", "profile.txt", "--output", "ablation.json", cwd=workspace,
+    )  # fmt: skip
+    rows = json.loads((workspace / "ablation.json").read_text())["rows"]
+    assert [row["what"] for row in rows if row["batch_size"] == 4][-2:] == [
+        "mixed lengths, grouped",
+        "mixed lengths, not grouped",
+    ]
+    assert sum(row["what"].startswith("solver, ") for row in rows) == 2 * 6
+    assert all(row["median_ms"] > 0 for row in rows)
+    assert "Self CPU" in (workspace / "profile.txt").read_text()

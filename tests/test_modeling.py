@@ -315,6 +315,34 @@ def test_only_the_chosen_expert_counts_and_equals_its_slice(implementation):
         torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_sparse_likelihood_is_that_of_the_most_probable_experts(k):
+    """Outputs and gradients against all experts, of which the others are then masked."""
+    model = tiny_model(num_experts_per_token=k, load_balance_weight=0.1, latent_noise=0.0).train()
+    ids, mask = source_batch()
+    labels = torch.where(mask.bool(), ids, -100)
+    sparse = model(ids, mask, labels=labels, **pinned_draws(labels))
+    sparse.loss.backward()
+    ours = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+
+    def masked(x_t, timesteps, condition, num_experts):
+        velocities, gate = model.model.flow(x_t, timesteps, condition)
+        chosen = torch.zeros_like(gate, dtype=torch.bool).scatter(-1, gate.topk(num_experts).indices, True)
+        return velocities, gate.masked_fill(~chosen, -torch.inf).log_softmax(-1), gate
+
+    model.model.flow.most_probable = masked
+    plain = model(ids, mask, labels=labels, **pinned_draws(labels))
+    plain.loss.backward()
+    for name in ("loss", "nll_loss", "load_balance", "gate_entropy", "expert_usage"):
+        torch.testing.assert_close(sparse[name], plain[name], atol=1e-5, rtol=1e-5)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(
+                ours[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
 def test_time_embedding_distinguishes_times_and_is_sines_then_cosines():
     embedding = YanTimeEmbedding(tiny_config())
     with torch.no_grad():
@@ -407,6 +435,7 @@ def test_vocabulary_can_be_resized(model):
         ({"cross_attention_layers": [1, 1]}, "cross_attention_layers"),
         ({"pad_token_id": 53}, "pad_token_id=53"),
         ({"num_experts": 0}, "num_experts=0"),
+        ({"num_experts_per_token": 4}, "num_experts_per_token=4 is more than num_experts=3"),
         ({"attention_conv_size": 4}, "attention_conv_size=4 must be odd"),
         ({"velocity_std": -1.0}, "velocity_std"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob"),
