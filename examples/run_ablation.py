@@ -1,6 +1,6 @@
 """
 What each of generation's savings gives alone: the exact ones of the solver switched off one by one, and whole calls of
-generate() with rows of mixed length grouped or not, compiled or not, in half precision or not.
+generate() with rows of mixed length grouped or not, compiled or not, in half precision or not, in int8 where torchao is installed.
 
     python examples/run_ablation.py --model examples/models/yan-e2e --output results/ablation_cpu.json --profile results/profile_cpu.txt
 """
@@ -64,6 +64,22 @@ def solver_savings(model, batch: int, length: int, repeats: int) -> list[dict]:
     ]
 
 
+def quantize(model) -> dict:
+    """The model with int8 linear layers by torchao, weights alone and with activations; nothing where it is not installed."""
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
+    except ImportError:
+        return {}
+    copies = {}
+    for name, config in (
+        ("int8 weights", Int8WeightOnlyConfig()),
+        ("int8 weights and activations", Int8DynamicActivationInt8WeightConfig()),
+    ):
+        copies[name] = copy.deepcopy(model)
+        quantize_(copies[name], config)
+    return copies
+
+
 def whole_calls(model, batch: int, length: int, repeats: int, compiled: bool) -> list[dict]:
     """generate(): half precision, compiled graphs, and grouped rows, each against the plain call."""
     source = torch.randint(4, model.config.vocab_size, (batch, 32), device=model.device)
@@ -93,6 +109,8 @@ def whole_calls(model, batch: int, length: int, repeats: int, compiled: bool) ->
     if compiled:
         calls["compiled"] = functools.partial(write, model, length, compile=True)
         calls["compiled, bfloat16 (not the same numbers)"] = functools.partial(write, half, length, compile=True)
+    for name, quantized in quantize(model).items():
+        calls[f"{name} (not the same numbers)"] = functools.partial(write, quantized, length)
     exact = ["compiled"] * compiled
     if batch > 1:
         calls["mixed lengths, grouped"] = functools.partial(write, model, lengths)

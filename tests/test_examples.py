@@ -201,6 +201,9 @@ def test_evaluation_reports_every_setting_and_the_ceiling(workspace):
     report = json.loads((workspace / "quality.json").read_text())
     assert len(report["quality"]) == 1 + 2 * 2 * 2 + 2 * 2
     assert report["quality"][0]["bleu"] > 50
+    assert all(row["bleu_interval"][0] <= row["bleu"] <= row["bleu_interval"][1] for row in report["quality"])
+    assert all(row["word_entropy"] > 3 for row in report["quality"])
+    assert 0 <= report["length_head"]["exact"] <= 100
     assert all(summary["tokens_per_second"] > 0 for summary in report["speed_batch_1"].values())
     message = refused(
         "run_evaluation.py", "--model", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name", DATA,
@@ -222,6 +225,15 @@ def test_a_masked_diffusion_peer_of_equal_size_trains_for_a_budget(workspace):
     assert report["updates"] >= 1
     assert 3e10 < report["train_flops"] <= 6e10
     assert load_text_model(str(workspace / "diffusion")).config.masked_diffusion
+    ran(
+        "run_evaluation.py", "--model", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name", DATA,
+        "--baselines", "diffusion", "--diffusion_steps", "2", "--max_rows", "3", "--steps", "1", "--candidates", "1",
+        "--length_candidates", "1", "--speed_rows", "2", "--bootstrap", "20", "--output", "peers.json", cwd=workspace,
+    )  # fmt: skip
+    evaluated = json.loads((workspace / "peers.json").read_text())
+    steps = [row["num_inference_steps"] for row in evaluated["quality"] if row["system"] == "diffusion"]
+    assert steps == [2, 96]
+    assert evaluated["training"]["diffusion"]["train_flops"] == report["train_flops"]
 
 
 def test_benchmark_reports_only_what_passes_its_check(workspace):

@@ -79,7 +79,7 @@ def score_texts(
     return scores
 
 
-def diversity(texts: Sequence[str], *, max_self_bleu: int = 200) -> dict[str, float]:
+def diversity(texts: Sequence[str], *, max_self_bleu: int = 100) -> dict[str, float]:
     """
     How much texts differ from each other; a model that writes one safe text for all scores low here.
 
