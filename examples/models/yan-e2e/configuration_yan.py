@@ -58,6 +58,9 @@ class YanConfig(PreTrainedConfig):
         encoder_config (`dict` or `PreTrainedConfig`, *optional*): Of a pretrained encoder from transformers that takes the
             place of YAN's own; its type is one of `HOSTED_ENCODERS`. `encoder_layers` is then its number of layers.
         num_experts (`int`, defaults to 4): Expert velocity fields K; 1 is plain flow matching.
+        num_experts_per_token (`int`, *optional*): Experts that the training likelihood considers for a token, the most probable
+            by the gate; all if unset. The others are not computed, and learn nothing from that token: give `load_balance_weight`
+            too. Generation computes one expert per token in any case.
         experts_implementation (`str`, defaults to `"auto"`): How a token's own expert is computed: `"loop"` (expert after
             expert, the reference), `"grouped_mm"` (one grouped product), `"dense"` (all experts, then the token's own). `"auto"`
             is the loop on a CPU, grouped products where torch has them elsewhere and in compiled graphs, `"dense"` in exported ones.
@@ -128,6 +131,7 @@ class YanConfig(PreTrainedConfig):
     mamba_intermediate_size: int | None = None
     encoder_config: dict | PreTrainedConfig | None = None
     num_experts: int = 4
+    num_experts_per_token: int | None = None
     experts_implementation: Literal["auto", "loop", "grouped_mm", "dense"] = "auto"
     gate_temperature: float | int = 1.0
     gate_hidden_size: int | None = None
@@ -227,7 +231,7 @@ class YanConfig(PreTrainedConfig):
         positive = (
             "vocab_size hidden_size num_attention_heads intermediate_size max_position_embeddings encoder_layers "
             "flow_layers num_experts gate_temperature gate_hidden_size velocity_std prior_std time_sampling_alpha "
-            "time_sampling_beta unroll_steps loss_chunk_size layer_norm_eps mamba_d_state mamba_d_conv mamba_expand"
+            "time_sampling_beta unroll_steps num_experts_per_token loss_chunk_size layer_norm_eps mamba_d_state mamba_d_conv mamba_expand"
         )
         for name in positive.split():
             value = getattr(self, name)
@@ -243,6 +247,10 @@ class YanConfig(PreTrainedConfig):
         for name in ("hidden_dropout_prob", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and less than 1")
+        if self.num_experts_per_token is not None and self.num_experts_per_token > self.num_experts:
+            raise ValueError(
+                f"num_experts_per_token={self.num_experts_per_token} is more than num_experts={self.num_experts}"
+            )
         if self.attention_conv_size < 1 or self.attention_conv_size % 2 == 0:
             raise ValueError(
                 f"attention_conv_size={self.attention_conv_size} must be odd and at least 1: as many neighbours on either side"

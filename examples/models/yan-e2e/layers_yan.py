@@ -17,9 +17,9 @@ from .flow_matching_yan import chunked_token_cross_entropy, token_cross_entropy,
 from .mixers_yan import MIXERS, YanAttention, mixer_mask
 
 try:
-    from transformers.integrations.moe import _grouped_mm as grouped_mm
+    from transformers.integrations.moe import _grouped_mm
 except ImportError:
-    grouped_mm = None
+    _grouped_mm = None
 
 
 def position_ids_from_mask(mask: torch.Tensor) -> torch.Tensor:
@@ -190,9 +190,19 @@ def route_tokens(expert_indices: torch.Tensor, num_experts: int) -> TokenRouting
 
 def can_group(hidden_states: torch.Tensor) -> bool:
     """Whether products of groups run without waiting for the device, eagerly and compiled."""
-    if grouped_mm is None or torch.compiler.is_exporting():
+    if _grouped_mm is None or torch.compiler.is_exporting():
         return False
     return hidden_states.device.type == "cpu" or hidden_states.dtype == torch.bfloat16
+
+
+def grouped_mm(tokens: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Groups of tokens (n, in), which end at `ends` (K,), times their own weights (K, in, out), by transformers' dispatch."""
+    if not torch.compiler.is_compiling():
+        return _grouped_mm(tokens, weight, ends)
+    # The dispatch again, without what torch.compile warns of: only bfloat16 is native in a compiled graph.
+    if weight.dtype == torch.bfloat16:
+        return F.grouped_mm(tokens, weight, offs=ends)
+    return torch.ops.transformers.grouped_mm_fallback(tokens, weight, ends)
 
 
 class YanExperts(nn.Module):
@@ -418,6 +428,26 @@ class YanVelocityField(nn.Module):
         hidden_states = self.trunk(x_t, self.modulate(time_embedding), condition)
         gate = self.gate(hidden_states, condition.pooled, time_embedding, condition.canvas_mask)
         return self.velocity(self.experts(hidden_states), x_t.unsqueeze(2), timesteps), gate
+
+    def most_probable(
+        self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: FlowCondition, num_experts: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        As `forward`, with the k most probable experts of each token only: the others are not computed.
+
+        Returns:
+            Velocities (B, L, k, d), float32; log-probabilities of these experts (B, L, k), normalised among them; and the gate
+            over all experts (B, L, K).
+        """
+        time_embedding = self.time_embedding(timesteps)
+        hidden_states = self.trunk(x_t, self.modulate(time_embedding), condition)
+        gate = self.gate(hidden_states, condition.pooled, time_embedding, condition.canvas_mask)
+        chosen_gate, chosen = gate.topk(num_experts, dim=-1)
+        # Each token once for every expert it goes to: (B, L, d) -> (B, L * k, d).
+        repeated = hidden_states.repeat_interleave(num_experts, dim=1)
+        routing = route_tokens(chosen, self.config.num_experts)
+        outputs = self.experts(repeated, routing).view(*chosen.shape, -1)
+        return self.velocity(outputs, x_t.unsqueeze(2), timesteps), chosen_gate.log_softmax(-1), gate
 
 
 class YanDecoderLayer(GradientCheckpointingLayer):

@@ -369,7 +369,14 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                     generator=generator,
                     device=x_0.device,
                 )
-            velocities, gate_log_probs = self.model.flow(linear_path(x_0, x_1, timesteps), timesteps, condition)
+            x_t, per_token_experts = linear_path(x_0, x_1, timesteps), config.num_experts_per_token
+            if self.training and per_token_experts is not None:
+                velocities, gate_log_probs, gate = self.model.flow.most_probable(
+                    x_t, timesteps, condition, per_token_experts
+                )
+            else:
+                velocities, gate_log_probs = self.model.flow(x_t, timesteps, condition)
+                gate = gate_log_probs
             tokens = canvas_mask.sum()
             count = tokens.clamp_min(1) if num_items_in_batch is None else num_items_in_batch
             share = tokens / count
@@ -392,8 +399,8 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                     )
                 ),
                 "length_loss": lambda: self._length_loss(length_logits, canvas_mask, count),
-                "gate_entropy": lambda: per_token(gate_entropy(gate_log_probs)),
-                "load_balance": lambda: load_balance(gate_log_probs.exp(), canvas_mask) * share,
+                "gate_entropy": lambda: per_token(gate_entropy(gate)),
+                "load_balance": lambda: load_balance(gate.exp(), canvas_mask) * share,
                 "mmd_loss": lambda: mmd_to_standard_normal(latents[canvas_mask], generator=generator) * share,
                 "latent_l2": lambda: per_token(latents.float().square().mean(-1)),
             }
@@ -405,8 +412,8 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                     # The gate's entropy is the one term that is maximised.
                     loss = loss + (-weight if name == "gate_entropy" else weight) * terms[name]
             with torch.no_grad():
-                terms.setdefault("gate_entropy", per_token(gate_entropy(gate_log_probs)))
-                usage = gate_log_probs.exp() * canvas_mask.unsqueeze(-1)
+                terms.setdefault("gate_entropy", per_token(gate_entropy(gate)))
+                usage = gate.exp() * canvas_mask.unsqueeze(-1)
                 terms["expert_usage"] = usage.sum((0, 1)) / count
         return YanSeq2SeqLMOutput(
             loss=loss,
