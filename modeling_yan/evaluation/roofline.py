@@ -4,37 +4,16 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_yan.evaluation.speed import synchronize
-
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product", "_grouped_mm", "convolution", "embedding")
-
-
-class _OperandBytes(TorchDispatchMode):
-    """Bytes of everything that matrix products, attention and look-ups read and write: the traffic no fusion avoids."""
-
-    def __init__(self):
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        name = function.name().removeprefix("aten::")
-        if name.startswith("embedding"):
-            self.bytes += 2 * out.numel() * out.element_size()
-        elif name.startswith(PRODUCTS):
-            tensors = [x for x in (*args, *(out if isinstance(out, tuple) else (out,))) if torch.is_tensor(x)]
-            self.bytes += sum(x.numel() * x.element_size() for x in tensors)
-        return out
+from modeling_yan.training.budget import WorkCounter
 
 
 def count_work(call: Callable[[], object]) -> dict[str, int]:
-    """Floating-point operations (torch's FlopCounterMode: products and attention) and bytes of their operands, of one call."""
-    with FlopCounterMode(display=False) as flops, _OperandBytes() as traffic:
+    """Floating-point operations of one call and bytes of their operands, as `WorkCounter` counts them."""
+    with WorkCounter() as work:
         call()
-    return {"flops": flops.get_total_flops(), "bytes": traffic.bytes}
+    return {"flops": work.flops, "bytes": work.bytes}
 
 
 def measure_device(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.5) -> dict[str, float]:

@@ -3,23 +3,56 @@
 import itertools
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import Trainer
+
+ATTENTION_ON_CPU = "_scaled_dot_product_flash_attention_for_cpu"
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product", "_grouped_mm", "convolution")
+
+
+class WorkCounter(TorchDispatchMode):
+    """
+    Counts what runs inside it: `flops`, the floating-point operations of products, convolutions and attention (torch's own
+    formulas, and attention on a CPU, which torch leaves out), and `bytes` of the operands and results of these and of embedding
+    look-ups, the traffic that no fusion avoids. What is elementwise, Mamba's scan among it, is not counted. Unlike FlopCounterMode it
+    puts no hooks on modules, which a forward pass that is partly without gradient breaks.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.flops = 0
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        name = function.name().removeprefix("aten::").split(".")[0]
+        packet = function._overloadpacket
+        if packet in flop_registry:
+            self.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+        elif name == ATTENTION_ON_CPU:
+            self.flops += sdpa_flop_count(*(x.shape for x in args[:3]))
+        elif name == f"{ATTENTION_ON_CPU}_backward":
+            self.flops += sdpa_backward_flop_count(*(x.shape for x in args[:4]))
+        if name == "embedding":
+            self.bytes += 2 * out.numel() * out.element_size()
+        elif name.startswith(PRODUCTS):
+            tensors = [x for x in (*args, *(out if isinstance(out, tuple) else (out,))) if torch.is_tensor(x)]
+            self.bytes += sum(x.numel() * x.element_size() for x in tensors)
+        return out
 
 
 def flops_per_update(trainer: Trainer, batches: int = 4) -> float:
     """
-    Floating-point operations of one update: forward and backward, by torch's FlopCounterMode (products and attention; what is
-    elementwise, Mamba's scan among it, is not counted), the mean over the first batches. Nothing is changed: neither weights nor
-    random states.
+    Floating-point operations of one update, forward and backward, as `WorkCounter` counts them: the mean over the first batches.
+    Nothing is changed: neither weights nor random states.
     """
     model = trainer.model
     was_training = model.training
     with torch.random.fork_rng():
         batches = list(itertools.islice(trainer.get_train_dataloader(), batches))
         model.train()
-        counter = FlopCounterMode(display=False)
-        with counter:
+        with WorkCounter() as counter:
             for batch in batches:
                 batch = trainer._prepare_inputs(batch)
                 with trainer.compute_loss_context_manager():
@@ -30,7 +63,7 @@ def flops_per_update(trainer: Trainer, batches: int = 4) -> float:
     for name in ("_term_sums", "_tokens", "_counted_since"):
         # What YanTrainerMixin would log of these batches.
         trainer.__dict__.pop(name, None)
-    return counter.get_total_flops() / len(batches) * trainer.args.gradient_accumulation_steps * trainer.args.world_size
+    return counter.flops / len(batches) * trainer.args.gradient_accumulation_steps * trainer.args.world_size
 
 
 def apply_budget(trainer: Trainer, budget: float | None) -> float:

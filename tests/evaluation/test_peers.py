@@ -61,6 +61,14 @@ def test_work_is_counted():
         assert count_work(lambda: layer(a)) == {"flops": 2 * 3 * 5 * 7, "bytes": 4 * (7 + 15 + 35 + 21)}
 
 
+def test_attention_and_its_gradient_are_counted():
+    q, k, v = (torch.randn(2, 3, length, 8, requires_grad=True) for length in (5, 7, 7))
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    work = count_work(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v))
+    assert work["flops"] == 2 * 2 * 3 * 5 * 7 * (8 + 8)
+    assert count_work(lambda: out.sum().backward())["flops"] == 2.5 * work["flops"]
+
+
 def test_the_roofline_is_the_longer_of_arithmetic_and_traffic():
     rates = {"flops_per_second": 10.0, "bytes_per_second": 100.0}
     assert roofline_seconds({"flops": 20, "bytes": 100}, rates) == 2.0
