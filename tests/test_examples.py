@@ -394,3 +394,16 @@ def test_ablation_times_only_equal_endpoints(workspace):
     assert sum(row["what"].startswith("solver, ") for row in rows) == 2 * 6
     assert all(row["median_ms"] > 0 for row in rows)
     assert "Self CPU" in (workspace / "profile.txt").read_text()
+
+
+def test_mixture_report_counts_every_token_once(workspace):
+    ran(
+        "run_mixture_report.py", "--models", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name", DATA,
+        "--split", "test", "--max_rows", "3", "--output", "mixture.json", cwd=workspace,
+    )  # fmt: skip
+    (row,) = json.loads((workspace / "mixture.json").read_text())["models"]
+    assert sum(row["expert_share"]) == pytest.approx(1)
+    kinds = {kind for kinds in row["kinds"].values() for kind in kinds}
+    assert kinds <= {"punctuation", "function word", "in the source", "other"}
+    assert {"punctuation", "function word", "in the source"} <= kinds
+    assert (workspace / "mixture_yan-e2e.png").stat().st_size > 10_000

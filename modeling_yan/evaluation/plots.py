@@ -113,3 +113,27 @@ def plot_speed(cells: list[dict], path: Path) -> None:
     axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
+
+
+def plot_trajectories(trajectory: torch.Tensor, experts: torch.Tensor, labels: list[str], path: Path) -> None:
+    """
+    A text's way from noise to latents in the plane of the two largest principal components of where it ends.
+
+    Args:
+        trajectory: states (steps + 1, L, d), prior first.
+        experts: of each position (L,), its colour.
+        labels: the token at each position.
+    """
+    flat = trajectory.float()
+    ends = flat[-1]
+    center = ends.mean(0)
+    _, _, directions = torch.linalg.svd(ends - center, full_matrices=False)
+    points = ((flat - center) @ directions[:2].T).numpy()
+    figure, axis = plt.subplots(figsize=(9, 7))
+    for position, label in enumerate(labels):
+        color = f"C{int(experts[position]) % 10}"
+        axis.plot(points[:, position, 0], points[:, position, 1], color=color, alpha=0.4, marker=".", markersize=3)
+        axis.annotate(label, points[-1, position], color=color, fontsize=8)
+    axis.set_title("from noise to latents; colours are experts")
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
