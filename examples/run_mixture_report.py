@@ -8,6 +8,7 @@ number of experts; and a picture of one text's way from noise to latents.
 
 import argparse
 import json
+import re
 import string
 from collections import Counter
 from datetime import date
@@ -29,46 +30,11 @@ from modeling_yan.training.tasks import Task, group_references, load_splits
 
 # Closed-class words of English; what is neither these, nor punctuation, nor in the source, is "other".
 FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "is",
-        "are",
-        "was",
-        "it",
-        "its",
-        "and",
-        "or",
-        "but",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "for",
-        "from",
-        "with",
-        "by",
-        "near",
-        "located",
-        "that",
-        "which",
-        "this",
-        "has",
-        "have",
-        "not",
-        "no",
-        "you",
-        "can",
-        "as",
-        "there",
-        "their",
-        "they",
-        "be",
-        "if",
-        "also",
-    ]
+    re.findall(
+        r"\w+",
+        "a an the is are was it its and or but of in on at to for from with by near located that which this has have not no you "
+        "can as there their they be if also",
+    )
 )
 
 
