@@ -20,7 +20,7 @@ OnnxYan = runpy.run_path(str(ROOT / "examples" / "run_onnx.py"))["OnnxYan"]
 TEXTS = ["the eagle is a pub near the river", "a cheap coffee shop in the city centre"]
 
 
-@pytest.fixture(scope="module", params=["attention", "mamba"])
+@pytest.fixture(scope="module", params=["attention", pytest.param("mamba", marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory):
     tokenizer = train_tokenizer(TEXTS * 20, 300, 32)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "mask")}

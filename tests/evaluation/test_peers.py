@@ -44,6 +44,7 @@ def test_peers_are_of_equal_size_and_their_checks_notice_a_wrong_token(model):
     assert [peer.evaluations(20) for peer in peers] == [3, 20, 20, 20, 20, 10, 5, 5]
 
 
+@pytest.mark.slow
 def test_compiled_gpt2_writes_what_the_eager_one_writes(model):
     eager = gpt2_peer(model)
     compiled = compiled_gpt2_peer(eager)

@@ -66,7 +66,7 @@ def same(one: Path, two: Path) -> None:
             "arguments": {"gradient_accumulation_steps": 2, "gradient_checkpointing": True},
             "config": {"flow_mixer": "mamba"},
         },
-        {"arguments": {"bf16": True}},
+        pytest.param({"arguments": {"bf16": True}}, marks=pytest.mark.slow),
     ],
     ids=["plain", "accumulated-checkpointed-mamba", "bf16"],
 )
@@ -85,6 +85,7 @@ def test_two_data_parallel_processes_train_like_one(tmp_path, options):
     YanForConditionalGeneration.from_pretrained(checkpoint)
 
 
+@pytest.mark.slow
 def test_compiled_training_gives_the_same_curve(tmp_path):
     """Traced by dynamo and run by its eager backend, which needs no compiler on the machine."""
     execute(SCRIPT, "ddp", "plain", "{}", cwd=tmp_path)
@@ -93,7 +94,11 @@ def test_compiled_training_gives_the_same_curve(tmp_path):
     same(tmp_path / "plain", tmp_path / "compiled")
 
 
-@pytest.mark.parametrize("config", [{}, {"encoder_mixer": "mamba", "flow_mixer": "mamba"}], ids=["attention", "mamba"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param({}, marks=pytest.mark.slow), {"encoder_mixer": "mamba", "flow_mixer": "mamba"}],
+    ids=["attention", "mamba"],
+)
 def test_two_sharded_processes_train_like_one(tmp_path, config):
     options = json.dumps({"config": config})
     for name in ("one", "two"):
