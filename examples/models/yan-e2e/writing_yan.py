@@ -195,15 +195,10 @@ class YanWritingMixin:
         ids, chosen = [], []
         positions = torch.arange(length, device=states.device).repeat(rows)
         draws = states.new_zeros(rows, length) if uniform is None else uniform
-        # Not split into chunks where one is enough: a traced graph may not know how many there would be.
         flat = [states.flatten(0, 1), draws.flatten(), positions]
-        chunks = (
-            [flat]
-            if not torch.compiler.is_exporting() and rows * length <= size
-            else zip(*(x.split(size) for x in flat))
-        )
-        if torch.compiler.is_exporting():
-            chunks = [flat]
+        # Tracing has to know how many chunks there are; an exported graph, whose lengths are free, takes all at once.
+        whole = torch.compiler.is_exporting() or rows * length <= size
+        chunks = [flat] if whole else zip(*(x.split(size) for x in flat))
         for chunk, draw, position in chunks:
             logits = self.decoder.lm_head(chunk).float()
             if plan.min_new_tokens > 0 and plan.eos_token_ids:
