@@ -129,6 +129,39 @@ def whole_calls(model, batch: int, length: int, repeats: int, compiled: bool) ->
     ]
 
 
+def training_steps(model, batch: int, length: int, repeats: int, experts: list[int]) -> list[dict]:
+    """Forward and backward with every expert in the likelihood, and with the most probable one, two and four; random weights."""
+    source = torch.randint(4, model.config.vocab_size, (batch, 32), device=model.device)
+    labels = torch.randint(4, model.config.vocab_size, (batch, length), device=model.device)
+
+    def make(number: int, per_token: int | None):
+        config = copy.deepcopy(model.config)
+        config.num_experts, config.num_experts_per_token = number, per_token
+        trained = type(model)(config).to(model.device).train()
+
+        def step() -> None:
+            trained(source, labels=labels).loss.backward()
+            trained.zero_grad(set_to_none=True)
+
+        return step
+
+    rows = []
+    for number in experts:
+        options = {"all": None, **{str(k): k for k in (1, 2, 4) if k < number}}
+        medians = measure({name: make(number, k) for name, k in options.items()}, repeats)
+        rows += [
+            {
+                "what": f"training step, K = {number}, likelihood over {name}",
+                "batch_size": batch,
+                "length": length,
+                "median_ms": value,
+                "ratio": value / medians["all"],
+            }
+            for name, value in medians.items()
+        ]
+    return rows
+
+
 def summarise_profile(call, device: torch.device) -> str:
     """torch.profiler's table of a call, by the time operations take themselves."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
@@ -147,6 +180,8 @@ def main() -> None:
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--experts", type=int, nargs="*", default=[4, 8, 16], help="K of the training steps")
+    parser.add_argument("--training_batch", type=int, default=64)
     parser.add_argument("--no_compile", action="store_true")
     parser.add_argument("--profile", type=Path, help="write profiles of the plain and of the compiled call here")
     parser.add_argument("--output", type=Path, required=True)
@@ -167,6 +202,8 @@ def main() -> None:
     for batch in arguments.batch_sizes:
         rows += solver_savings(model, batch, arguments.length, arguments.repeats)
         rows += whole_calls(model, batch, arguments.length, arguments.repeats, not arguments.no_compile)
+    if arguments.experts:
+        rows += training_steps(model, arguments.training_batch, 26, max(arguments.repeats // 2, 2), arguments.experts)
     report = {
         "date": date.today().isoformat(),
         "model": arguments.model or arguments.preset,

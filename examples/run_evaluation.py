@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from modeling_yan.evaluation.metrics import diversity, score_texts
@@ -99,6 +99,13 @@ def main() -> None:
     task = Task.load(arguments.task)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
     model = load_text_model(arguments.model, dtype=torch.float32)
+    for folder in arguments.baselines:
+        vocabulary = AutoConfig.from_pretrained(folder, trust_remote_code=True).vocab_size
+        if vocabulary != len(tokenizer):
+            raise ValueError(
+                f"--baselines {folder} has {vocabulary} token ids, the model's tokenizer {len(tokenizer)}: it was trained with "
+                "another tokenizer"
+            )
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
     if arguments.split not in splits:
         raise ValueError(f"--split {arguments.split} is not in {arguments.dataset_name}; it has {sorted(splits)}")

@@ -215,7 +215,7 @@ def test_evaluation_reports_every_setting_and_the_ceiling(workspace):
 def test_a_masked_diffusion_peer_of_equal_size_trains_for_a_budget(workspace):
     ran(
         "baselines/run_baseline.py", "--architecture", "masked_diffusion", "--task", "e2e_nlg", "--dataset_name", "data",
-        "--tokenizer_name", "autoencoder", "--like", str(ROOT / "examples/models/yan-e2e"), "--layers", "2",
+        "--tokenizer_name", ROOT / "examples/models/yan-e2e", "--like", str(ROOT / "examples/models/yan-e2e"), "--layers", "2",
         "--training_flops", "6e10", "--output_dir", "diffusion", "--per_device_train_batch_size", "2",
         "--per_device_eval_batch_size", "32", "--report_to", "none", "--use_cpu", cwd=workspace,
     )  # fmt: skip
@@ -234,6 +234,11 @@ def test_a_masked_diffusion_peer_of_equal_size_trains_for_a_budget(workspace):
     steps = [row["num_inference_steps"] for row in evaluated["quality"] if row["system"] == "diffusion"]
     assert steps == [2, 96]
     assert evaluated["training"]["diffusion"]["train_flops"] == report["train_flops"]
+    line = refused(
+        "run_evaluation.py", "--model", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name", DATA,
+        "--baselines", "teacher", "--output", "x.json", cwd=workspace,
+    )  # fmt: skip
+    assert "another tokenizer" in line
 
 
 def test_benchmark_reports_only_what_passes_its_check(workspace):
@@ -384,9 +389,12 @@ def test_rows_of_the_shipped_data_are_what_the_task_expects():
 def test_ablation_times_only_equal_endpoints(workspace):
     ran(
         "run_ablation.py", "--preset", "yan-tiny", "--batch_sizes", "1", "4", "--length", "12", "--repeats", "2", "--no_compile",
-        "--profile", "profile.txt", "--output", "ablation.json", cwd=workspace,
+        "--experts", "3", "--training_batch", "2", "--profile", "profile.txt", "--output", "ablation.json", cwd=workspace,
     )  # fmt: skip
     rows = json.loads((workspace / "ablation.json").read_text())["rows"]
+    assert [row["what"] for row in rows[-3:]] == [
+        f"training step, K = 3, likelihood over {k}" for k in ("all", "1", "2")
+    ]
     assert [row["what"] for row in rows if row["batch_size"] == 4][-2:] == [
         "mixed lengths, grouped",
         "mixed lengths, not grouped",
