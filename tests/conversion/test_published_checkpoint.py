@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from modeling_yan.flow_matching_yan import masked_mean, mixture_nll
 
-from ..conftest import tiny_model
+from ..conftest import tiny_config, tiny_model
 from ..hub_server import hub_on_loopback
 
 ROOT = Path(__file__).parents[2]
@@ -369,3 +369,17 @@ def test_pushed_folder_loads_from_the_hub_with_a_card(tmp_path):
         assert pulled.returncode == 0, pulled.stderr
     local = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").eval()
     assert float(pulled.stdout) == pytest.approx(local(torch.arange(8).view(2, 4)).logits.double().sum().item())
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"flow_mixer": "conv_attention"}, "'flow_mixer': 'conv_attention'"),
+        ({"prediction_type": "data"}, "'prediction_type': 'data'"),
+    ],
+)
+def test_what_the_published_format_cannot_hold_is_named(changed, named):
+    config = tiny_config(**{"intermediate_size": 64, "gate_hidden_size": 16, "length_head": False, **changed})
+    with pytest.raises(ValueError, match="published format cannot hold") as error:
+        runpy.run_path(str(SCRIPT))["published_config"](config)
+    assert named in str(error.value)
