@@ -26,6 +26,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.selective_scan_yan import EXPORTED_LENGTH
 from modeling_yan.training.scripts import run_script
 from modeling_yan.writing_yan import WritingPlan
 
@@ -127,6 +128,10 @@ def compare(name: str, run, graph: nn.Module, inputs: dict, expected_names: list
 def export(model: YanForConditionalGeneration, folder: Path, format_: str = "onnx") -> None:
     """Writes the graphs of a model into a folder, each compared with the model on two other shapes first."""
     longest = model.config.max_position_embeddings
+    if "mamba" in (model.config.encoder_mixer, model.config.flow_mixer) and longest > EXPORTED_LENGTH:
+        raise ValueError(
+            f"max_position_embeddings={longest}: an exported Mamba scan reaches no further than {EXPORTED_LENGTH} positions"
+        )
     graphs = {"encoder": EncoderGraph(model), "step": StepGraph(model), "decoder": DecoderGraph(model)}
     traced = example_inputs(model, 3, min(11, longest), min(9, longest))
     for name, graph in graphs.items():

@@ -24,9 +24,10 @@ from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.plots import plot_trajectories
 from modeling_yan.evaluation.text_generation import generate_texts
-from modeling_yan.flow_matching_yan import gate_entropy, select_experts
+from modeling_yan.flow_matching_yan import gate_entropy
 from modeling_yan.training.scripts import run_script
 from modeling_yan.training.tasks import Task, group_references, load_splits
+from modeling_yan.writing_yan import WritingPlan
 
 # Closed-class words of English; what is neither these, nor punctuation, nor in the source, is "other".
 FUNCTION_WORDS = frozenset(
@@ -60,11 +61,15 @@ def watch(model, tokenizer, source: str, seed: int) -> dict:
     states, _ = model.encode_source(inputs["input_ids"])
     condition = model.model.condition(trajectory.shape[1], None, states, None)
     _, gate = model.model.flow(trajectory[:1], torch.zeros(1), condition)
-    uniform = torch.rand(gate.shape[:-1], generator=torch.Generator().manual_seed(seed))
+    # The numbers that generate() drew the experts by: they depend on the generator and the row's tokens.
+    seeds = model._row_seeds(inputs["input_ids"], None, 1, torch.Generator().manual_seed(seed))
+    options, _ = model._prepare_generation_config(None)
+    _, uniform = model._draw(seeds, [trajectory.shape[1]], 1, options, None, "cpu")
+    plan = WritingPlan.from_options(options)
     length = min(trajectory.shape[1], written.sequences.shape[1])
     return {
         "tokens": [tokenizer.decode([i]) for i in written.sequences[0, :length].tolist()],
-        "experts": select_experts(gate.exp(), uniform=uniform)[0, :length],
+        "experts": model._choose_experts(gate, uniform[0, :, 0], plan)[0, :length],
         "entropy": gate_entropy(gate)[0, :length],
         "trajectory": trajectory[:, :length],
     }

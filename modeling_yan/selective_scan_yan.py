@@ -177,7 +177,7 @@ def doubling_scan(
     u, delta, A, B, C = (tensor.float() for tensor in (u, delta, A, B, C))
     decay = (delta.unsqueeze(-1) * A).exp()
     h = (delta * u).unsqueeze(-1) * B.unsqueeze(-2)
-    rounds = EXPORTED_LENGTH.bit_length() if torch.compiler.is_exporting() else (u.shape[1] - 1).bit_length()
+    rounds = (EXPORTED_LENGTH - 1).bit_length() if torch.compiler.is_exporting() else (u.shape[1] - 1).bit_length()
     for round_ in range(rounds):
         offset = 1 << round_
         # Earlier states, zeros before the first.
@@ -209,6 +209,24 @@ def kernel_scan(
     return y.transpose(1, 2).reshape(u.shape).float()
 
 
+def depthwise_convolution(x: torch.Tensor, weight: torch.Tensor, start: torch.Tensor, before: int) -> torch.Tensor:
+    """
+    `start` plus a convolution of each channel with its own filter, zeros beyond the ends.
+
+    Args:
+        x: (B, L, channels).
+        weight: (channels, width).
+        start: what is added to: the bias (channels,), or anything that broadcasts to x.
+        before: how many positions before its own a filter sees; the others come after it.
+    """
+    width, length = weight.shape[1], x.shape[1]
+    padded = F.pad(x, (0, 0, before, width - 1 - before))
+    # Shifted products: channels stay last, and on a CPU they take half the time of a grouped convolution.
+    for offset in range(width):
+        start = torch.addcmul(start, padded[:, offset : offset + length], weight[:, offset])
+    return start
+
+
 def causal_convolution(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, use_kernel: bool = False
 ) -> torch.Tensor:
@@ -225,13 +243,7 @@ def causal_convolution(
         kernel = importlib.import_module("causal_conv1d").causal_conv1d_fn
         y = kernel(x.transpose(1, 2).contiguous(), weight, bias, activation="silu")
         return y.transpose(1, 2)
-    width, length = weight.shape[1], x.shape[1]
-    padded = F.pad(x, (0, 0, width - 1, 0))
-    # Shifted products: channels stay last, and on a CPU they take half the time of a grouped convolution.
-    y = bias
-    for offset in range(width):
-        y = torch.addcmul(y, padded[:, offset : offset + length], weight[:, offset])
-    return F.silu(y)
+    return F.silu(depthwise_convolution(x, weight, bias, before=weight.shape[1] - 1))
 
 
 def choose_scan(name: str, device: torch.device) -> str:
