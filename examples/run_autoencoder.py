@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import HfArgumentParser, TrainingArguments
 
 from modeling_yan import YanForMaskedLM
-from modeling_yan.training.budget import apply_budget
+from modeling_yan.training.budget import apply_budget, with_earlier_stages
 from modeling_yan.training.corpora import load_corpus, tokenize_corpus
 from modeling_yan.training.data_collator import DataCollatorForTextInfilling
 from modeling_yan.training.scripts import (
@@ -119,6 +119,7 @@ def main() -> None:
         "train_minutes": round((time.perf_counter() - start) / 60, 2),
         "seed": training.seed,
     }
+    report = with_earlier_stages(report, model_arguments.model_name_or_path)
     trainer.save_model()
     if evaluation is not None:
         metrics = trainer.evaluate()

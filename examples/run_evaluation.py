@@ -1,5 +1,6 @@
 """
-Quality of a YAN on a task: steps, length modes and numbers of candidates, the autoencoder's ceiling, and baselines.
+Quality of a YAN on a task: steps, length modes and numbers of candidates, the autoencoder's ceiling, other ways to sample
+(--variants), and baselines. `run_quality_report.py` makes tables of what it writes.
 
     python examples/run_evaluation.py --model examples/models/yan-e2e --task e2e_nlg --dataset_name ../shared/data/e2e_nlg \
         --baselines outputs/gpt2-e2e outputs/bart-e2e --output results/quality_e2e.json
@@ -18,44 +19,11 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from modeling_yan.evaluation.metrics import diversity, score_texts
+from modeling_yan.evaluation.quality import length_errors, parse_variant, reconstruct, training_report
 from modeling_yan.evaluation.speed import System, count_tokens, measure_side_by_side
 from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
 from modeling_yan.training.scripts import run_script
 from modeling_yan.training.tasks import Task, group_references, load_splits
-
-
-def reconstruct(model, tokenizer, texts: list[str], max_length: int, batch_size: int) -> list[str]:
-    """The autoencoder alone: decoder of the encoder's latents of the reference itself."""
-    answers = []
-    for start in range(0, len(texts), batch_size):
-        batch = tokenizer(
-            texts[start : start + batch_size], return_tensors="pt", padding=True, truncation=True, max_length=max_length
-        )
-        with torch.no_grad():
-            latents = model.get_encoder()(batch["input_ids"], batch["attention_mask"]).last_hidden_state
-            ids = model.decoder(latents).argmax(-1).masked_fill(batch["attention_mask"] == 0, tokenizer.pad_token_id)
-        answers += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-    return answers
-
-
-def training_report(folder: str) -> dict | None:
-    """What training wrote down beside a model: parameters, updates, operations, minutes."""
-    path = Path(folder) / "report.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def length_errors(model, tokenizer, sources: list[str], oracle: list[int], task: Task, batch_size: int) -> dict | None:
-    """How far the most probable length is from that of the first reference, EOS included."""
-    if not model.config.length_head:
-        return None
-    errors = []
-    for start in range(0, len(sources), batch_size):
-        texts = list(sources[start : start + batch_size])
-        batch = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=task.max_source_length)
-        with torch.no_grad():
-            _, logits = model.encode_source(batch["input_ids"], batch["attention_mask"])
-        errors += (logits.argmax(-1) + 1 - torch.tensor(oracle[start : start + batch_size])).abs().tolist()
-    return {"exact": 100 * errors.count(0) / len(errors), "mean_absolute_error": sum(errors) / len(errors)}
 
 
 def measure_speed(systems: dict, tokenizer, sources: list[str], max_new_tokens: int) -> dict:
@@ -90,12 +58,19 @@ def main() -> None:
     parser.add_argument(
         "--diffusion_steps", type=int, nargs="*", default=[3], help="of masked diffusion; length is added"
     )
+    parser.add_argument(
+        "--variants",
+        nargs="*",
+        default=[],
+        help="other options of generate(), such as time_shift=2,expert_selection=argmax",
+    )
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamplings behind the 95 %% intervals")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
+    variants = {text: parse_variant(text) for text in arguments.variants}
     task = Task.load(arguments.task)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
     model = load_text_model(arguments.model, dtype=torch.float32)
@@ -117,22 +92,13 @@ def main() -> None:
         len(ids)
         for ids in tokenizer(list(rows["target"]), truncation=True, max_length=task.max_target_length)["input_ids"]
     ]
+    sizes = {"batch_size": arguments.batch_size, "max_source_length": task.max_source_length}
+    for options in variants.values():
+        # An option that generate() refuses must not be found out after all the others were measured.
+        generate_texts(model, tokenizer, rows["source"][:1], **sizes, max_new_tokens=task.max_target_length, **options)
     console = Console()
-    table = Table(
-        *(
-            "system",
-            "length",
-            "steps",
-            "priors x lengths",
-            "BLEU-4",
-            "ROUGE-L",
-            "EM",
-            "F1",
-            "self-BLEU",
-            "words",
-            "seconds",
-        )
-    )
+    columns = "system|length|steps|priors x lengths|BLEU-4|ROUGE-L|EM|F1|self-BLEU|words|seconds"
+    table = Table(*columns.split("|"))
     results = []
 
     def record(name: str, texts: list[str], seconds: float, **setting) -> None:
@@ -141,7 +107,7 @@ def main() -> None:
         results.append({"system": name, **setting, **scores, "mean_words": words, "seconds": round(seconds, 2)})
         table.add_row(
             name,
-            setting.get("length", ""),
+            setting.get("variant", setting.get("length", "")),
             str(setting.get("num_inference_steps", "")),
             f"{setting.get('num_candidates', '')} x {setting.get('num_length_candidates', '')}",
             *(f"{scores[name]:.1f}" for name in ("bleu", "rougeL", "exact_match", "f1", "self_bleu")),
@@ -149,7 +115,9 @@ def main() -> None:
             f"{seconds:.1f}",
         )
 
-    texts = reconstruct(model, tokenizer, [r[0] for r in references], task.max_target_length, arguments.batch_size)
+    texts = reconstruct(
+        model, tokenizer, rows["target"], max_length=task.max_target_length, batch_size=arguments.batch_size
+    )
     record("autoencoder of the first reference", texts, 0.0)
     for folder in arguments.baselines:
         baseline = load_text_model(folder)
@@ -162,8 +130,7 @@ def main() -> None:
                 baseline,
                 tokenizer,
                 rows["source"],
-                batch_size=arguments.batch_size,
-                max_source_length=task.max_source_length,
+                **sizes,
                 max_new_tokens=task.max_target_length,
                 eos_token_id=tokenizer.eos_token_id,
                 **({} if number is None else {"num_inference_steps": number}),
@@ -171,24 +138,29 @@ def main() -> None:
             seconds = time.perf_counter() - start
             setting = {"parameters": baseline.num_parameters()}
             record(Path(folder).name, texts, seconds, **setting, **({"num_inference_steps": number} if number else {}))
+    # A model of fixed canvases needs no length, and to give it one would give short answers away.
+    canvas = model.generation_config.length_mode == "canvas"
     settings = [
         {"length": length, "num_inference_steps": steps, "num_candidates": candidates, "num_length_candidates": lengths}
-        for length in ("predicted", "oracle")
+        for length in (("canvas",) if canvas else ("predicted", "oracle"))
         for candidates in arguments.candidates
         for lengths in (arguments.length_candidates if length == "predicted" else [1])
         for steps in arguments.steps
     ]
+    usual = {"length": "canvas" if canvas else "predicted", "num_inference_steps": 3}
+    usual |= {"num_candidates": arguments.candidates[0], "num_length_candidates": arguments.length_candidates[0]}
+    settings += [{**usual, **options, "variant": text} for text, options in variants.items()]
     for setting in settings:
         start = time.perf_counter()
         texts = generate_texts(
             model,
             tokenizer,
             rows["source"],
-            batch_size=arguments.batch_size,
-            max_source_length=task.max_source_length,
+            **sizes,
+            max_new_tokens=task.max_target_length,
             target_lengths=oracle if setting["length"] == "oracle" else None,
             generator=torch.Generator().manual_seed(arguments.seed),
-            **{k: v for k, v in setting.items() if k != "length"},
+            **{k: v for k, v in setting.items() if k not in ("length", "variant")},
         )
         record("YAN", texts, time.perf_counter() - start, **setting)
 
@@ -197,19 +169,17 @@ def main() -> None:
             model,
             {"num_candidates": c, "num_length_candidates": n, "generator": torch.Generator().manual_seed(0)},
         )
-        for c, n in {
-            (1, 1),
-            (1, max(arguments.length_candidates)),
-            (max(arguments.candidates), max(arguments.length_candidates)),
-        }
+        for c in {1, max(arguments.candidates)}
+        for n in ({1} if canvas else {1, max(arguments.length_candidates)})
     }
     systems |= {Path(folder).name: (load_text_model(folder), {"do_sample": False}) for folder in arguments.baselines}
     speed = measure_speed(systems, tokenizer, rows["source"][: arguments.speed_rows], task.max_target_length)
     report = {
         "training": {Path(folder).name: training_report(folder) for folder in (arguments.model, *arguments.baselines)},
-        "length_head": length_errors(model, tokenizer, rows["source"], oracle, task, arguments.batch_size),
+        "length_head": length_errors(model, tokenizer, rows["source"], oracle, **sizes),
         "date": date.today().isoformat(),
         "task": task.name,
+        "metric": task.metric,
         "split": arguments.split,
         "rows": len(rows),
         "seed": arguments.seed,

@@ -9,7 +9,9 @@ Stages 2 and 3: trains the flow on source-target pairs, from an autoencoder, fro
 import json
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -18,7 +20,7 @@ from transformers import DataCollatorForSeq2Seq, HfArgumentParser, Seq2SeqTraini
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.text_generation import generate_texts
-from modeling_yan.training.budget import apply_budget
+from modeling_yan.training.budget import apply_budget, with_earlier_stages
 from modeling_yan.training.samples import SamplesCallback
 from modeling_yan.training.scripts import (
     ModelArguments,
@@ -29,7 +31,7 @@ from modeling_yan.training.scripts import (
     run_script,
 )
 from modeling_yan.training.stages import freeze
-from modeling_yan.training.tasks import Task, group_references, load_splits
+from modeling_yan.training.tasks import Task, consensus_targets, group_references, load_splits
 from modeling_yan.training.tokenization import tokenize_pairs
 from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer
 
@@ -38,10 +40,21 @@ from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer
 class DataArguments:
     task: str = field(metadata={"help": "Name in configuration/tasks, or a YAML file."})
     dataset_name: str = field(metadata={"help": "Hub name or local folder."})
+    targets: Literal["all", "consensus"] = field(
+        default="all",
+        metadata={"help": "consensus: of each training source only the reference that its others agree with most."},
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows only."})
     max_source_length: int | None = field(default=None, metadata={"help": "Tokens of a source, instead of the task's."})
     max_target_length: int | None = field(default=None, metadata={"help": "Tokens of a target, instead of the task's."})
+    fill_canvas: bool = field(
+        default=False,
+        metadata={
+            "help": "Fill all targets up to max_target_length with EOS and write canvases of that size: for short answers, "
+            "whose length would give them away."
+        },
+    )
     num_samples: int = field(default=4, metadata={"help": "Answers shown and kept at each evaluation."})
     plots: bool = field(default=False, metadata={"help": "Draw losses, expert usage and latents at the end."})
     use_lora: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of the weights."})
@@ -72,17 +85,24 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
     splits = load_splits(data.dataset_name, task, tokenizer.mask_token)
     if "train" not in splits:
         raise ValueError(f"{data.dataset_name} has no train split")
+    if data.targets == "consensus":
+        splits["train"] = consensus_targets(splits["train"])
     if data.max_train_samples:
         splits["train"] = splits["train"].select(range(min(data.max_train_samples, len(splits["train"]))))
-    train_set = tokenize_pairs(splits["train"], tokenizer, task.max_source_length, task.max_target_length)
+    tokenized = partial(
+        tokenize_pairs,
+        tokenizer=tokenizer,
+        max_source_length=task.max_source_length,
+        max_target_length=task.max_target_length,
+        fill_canvas=data.fill_canvas,
+    )
+    train_set = tokenized(splits["train"])
     evaluations = {}
     for name in [s for s in ("validation", "test") if s in splits]:
         rows = group_references(splits[name])
         evaluations[name] = rows.select(range(min(data.max_eval_samples or len(rows), len(rows))))
     chosen = evaluations.get("validation") or evaluations.get("test")
-    eval_set = (
-        None if chosen is None else tokenize_pairs(chosen, tokenizer, task.max_source_length, task.max_target_length)
-    )
+    eval_set = None if chosen is None else tokenized(chosen)
 
     model = build_model(YanForConditionalGeneration, model_arguments, tokenizer)
     longest = max(task.max_source_length, task.max_target_length)
@@ -91,6 +111,8 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
             f"task {task.name} has texts of up to {longest} tokens, the model max_position_embeddings="
             f"{model.config.max_position_embeddings}; pass smaller --max_source_length and --max_target_length"
         )
+    if data.fill_canvas:
+        model.generation_config.update(length_mode="canvas", max_new_tokens=task.max_target_length)
     if data.use_lora:
         model = get_peft_model(model, lora_config(data.lora_r))
     else:
@@ -146,6 +168,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
             rows["source"],
             batch_size=training.per_device_eval_batch_size,
             max_source_length=task.max_source_length,
+            max_new_tokens=task.max_target_length,
             generator=torch.Generator(trainer.model.device).manual_seed(training.seed),
         )
         report[name] = {"rows": len(rows), **score_texts(texts, rows["references"])}
@@ -157,6 +180,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         texts = splits["train"]["target"][:256]
         model = trainer.accelerator.unwrap_model(trainer.model)
         report["latents"] = plot_latents(model, tokenizer, texts, folder / "latents.png")
+    report = with_earlier_stages(report, model_arguments.model_name_or_path)
     if trainer.is_world_process_zero():
         path = Path(training.output_dir) / "report.json"
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from transformers import HfArgumentParser, TrainingArguments
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.text_generation import generate_texts
+from modeling_yan.training.budget import apply_budget, with_earlier_stages
 from modeling_yan.training.reward import Reward, YanRewardTrainer
 from modeling_yan.training.scripts import (
     ModelArguments,
@@ -32,6 +32,7 @@ from modeling_yan.training.scripts import (
 )
 from modeling_yan.training.stages import freeze
 from modeling_yan.training.tasks import Task, group_references, load_splits
+from modeling_yan.training.tokenization import tokenize_sources
 
 
 @dataclass
@@ -64,13 +65,7 @@ def main() -> None:
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
     held_out = group_references(splits["validation" if "validation" in splits else "test"])
     held_out = held_out.select(range(min(arguments.max_eval_samples, len(held_out))))
-    sources = group_references(splits["train"]).remove_columns("target")
-
-    def tokenize(row: dict) -> dict:
-        ids = tokenizer(row["source"], truncation=True, max_length=task.max_source_length)["input_ids"]
-        return {"input_ids": ids, "attention_mask": [1] * len(ids)}
-
-    train_set: Dataset = sources.map(tokenize, desc="tokenise")
+    train_set = tokenize_sources(splits["train"], tokenizer, task.max_source_length)
     model = build_model(YanForConditionalGeneration, model_arguments, tokenizer)
     freeze(model, [part for part in model_arguments.freeze.split(",") if part])
 
@@ -81,6 +76,7 @@ def main() -> None:
             held_out["source"],
             batch_size=training.per_device_eval_batch_size,
             max_source_length=task.max_source_length,
+            max_new_tokens=task.max_target_length,
             generator=torch.Generator(model.device).manual_seed(training.seed),
         )
         values = reward(completions=texts, source=held_out["source"], references=held_out["references"])
@@ -96,7 +92,8 @@ def main() -> None:
         temperature=arguments.temperature,
         beta=arguments.beta,
     )
-    before, start = score(), time.perf_counter()
+    before, each_update = score(), apply_budget(trainer, model_arguments.training_flops)
+    start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     minutes = (time.perf_counter() - start) / 60
     trainer.save_model()
@@ -108,10 +105,13 @@ def main() -> None:
         "sources_per_update": training.train_batch_size,
         "num_generations": arguments.num_generations,
         "seed": training.seed,
+        "parameters": model.num_parameters(),
+        "train_flops": each_update * trainer.state.global_step,
         "train_minutes": round(minutes, 2),
         "before": before,
         "after": score(),
     }
+    report = with_earlier_stages(report, model_arguments.model_name_or_path)
     path = Path(training.output_dir) / "report.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))

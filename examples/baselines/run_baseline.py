@@ -125,12 +125,6 @@ def join_for_causal(row: dict) -> dict:
     }
 
 
-def join_for_diffusion(row: dict, eos_token_id: int, length: int) -> dict:
-    """As `join_for_causal`, the target filled up with EOS: the model learns where to end."""
-    filler = [eos_token_id] * (length - len(row["labels"]))
-    return join_for_causal({"input_ids": row["input_ids"], "labels": row["labels"] + filler})
-
-
 def main() -> None:
     parser = HfArgumentParser((TwinArguments, TrainingArguments))
     arguments, training = parse_arguments(parser)
@@ -138,12 +132,13 @@ def main() -> None:
     task = Task.load(arguments.task)
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name, trust_remote_code=True)
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
-    train = tokenize_pairs(splits["train"], tokenizer, task.max_source_length, task.max_target_length)
-    if arguments.architecture == "gpt2":
+    # Masked diffusion learns where to end by writing EOS on the rest of its canvas.
+    diffusion = arguments.architecture == "masked_diffusion"
+    train = tokenize_pairs(
+        splits["train"], tokenizer, task.max_source_length, task.max_target_length, fill_canvas=diffusion
+    )
+    if arguments.architecture != "bart":
         train = train.map(join_for_causal, desc="join")
-    elif arguments.architecture == "masked_diffusion":
-        options = {"eos_token_id": tokenizer.eos_token_id, "length": task.max_target_length}
-        train = train.map(join_for_diffusion, fn_kwargs=options, desc="join")
     max_positions = task.max_source_length + task.max_target_length
     width = equal_width(arguments, tokenizer, max_positions) if arguments.like else arguments.hidden_size
     model = build_model(arguments, tokenizer, max_positions, width)

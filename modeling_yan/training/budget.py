@@ -1,6 +1,8 @@
 """Training compute, counted: what an update costs, and how many updates a budget pays for."""
 
 import itertools
+import json
+from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -83,3 +85,24 @@ def apply_budget(trainer: Trainer, budget: float | None) -> float:
             raise ValueError(f"training_flops={budget:.3g} pays for no update, which takes {each:.3g}; raise it")
         trainer.args.max_steps = steps
     return each
+
+
+def with_earlier_stages(report: dict, started_from: str | None) -> dict:
+    """
+    The report of a training run with what it and the runs before it cost together.
+
+    Args:
+        report: holds `train_flops` and `train_minutes` of this run.
+        started_from: the folder it started from; its report.json, where there is one, says what came before.
+
+    Returns:
+        The report with `total_train_flops` and `total_train_minutes`. They are None where an earlier stage left no count.
+    """
+    path = Path(started_from or "") / "report.json"
+    totals = {f"total_{name}": report[name] for name in ("train_flops", "train_minutes")}
+    if started_from is not None:
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for name, own in totals.items():
+            before = earlier.get(name)
+            totals[name] = None if before is None else round(own + before, 2)
+    return {**report, **totals}

@@ -1,4 +1,4 @@
-"""Batches for stage 1: text infilling."""
+"""Batches: text infilling for stage 1, sources for training on a model's own answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,3 +95,16 @@ class DataCollatorForTextInfilling:
             generator=self.generator,
         )
         return {"input_ids": corrupted, "attention_mask": mask, "labels": clean.masked_fill(~mask.bool(), -100)}
+
+
+class DataCollatorForSources:
+    """For training on a model's own answers: pads sources and hands all other columns on as lists, in `columns`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+
+    def __call__(self, features: list[dict]) -> dict:
+        names = ("input_ids", "attention_mask")
+        batch = self.tokenizer.pad([{n: f[n] for n in names if n in f} for f in features], return_tensors="pt")
+        columns = {name: [f[name] for f in features] for name in features[0] if name not in names}
+        return {**batch, "columns": columns}

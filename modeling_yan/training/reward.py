@@ -26,6 +26,8 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.flow_matching_yan import masked_mean
+from modeling_yan.training.canvases import draw_canvases
+from modeling_yan.training.data_collator import DataCollatorForSources
 from modeling_yan.training.trainer import YanTrainerMixin
 
 Reward = Callable[..., list[float]]
@@ -35,19 +37,6 @@ def group_advantages(rewards: torch.Tensor, eps: float = 1e-4) -> torch.Tensor:
     """Rewards (B, G) less their group's mean, over its standard deviation; 0 where all are equal."""
     centred = rewards - rewards.mean(1, keepdim=True)
     return centred / (rewards.std(1, keepdim=True, unbiased=False) + eps)
-
-
-class RewardCollator:
-    """Pads the sources on the right and hands all other columns on as lists."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self.tokenizer = tokenizer
-
-    def __call__(self, features: list[dict]) -> dict:
-        names = ("input_ids", "attention_mask")
-        batch = self.tokenizer.pad([{n: f[n] for n in names if n in f} for f in features], return_tensors="pt")
-        columns = {name: [f[name] for f in features] for name in features[0] if name not in names}
-        return {**batch, "columns": columns}
 
 
 class YanRewardTrainer(YanTrainerMixin, Trainer):
@@ -83,7 +72,7 @@ class YanRewardTrainer(YanTrainerMixin, Trainer):
             raise ValueError(f"temperature={temperature} must be positive, beta={beta} not negative")
         if not model.config.length_head:
             raise ValueError("rewards need a model with a length head (config.length_head=True)")
-        kwargs.setdefault("data_collator", RewardCollator(processing_class))
+        kwargs.setdefault("data_collator", DataCollatorForSources(processing_class))
         super().__init__(model, *args, processing_class=processing_class, **kwargs)
         self.args.remove_unused_columns = False
         self.model_accepts_loss_kwargs = False
@@ -94,32 +83,17 @@ class YanRewardTrainer(YanTrainerMixin, Trainer):
     @torch.no_grad()
     def _sample(self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """G answers a row: what the policy drew, and what it was given, all (B * G, ...)."""
-        plain, config = self.accelerator.unwrap_model(model), model.config
-        options = {"generator": self.generator, "device": input_ids.device}
-        source = plain.get_encoder()(input_ids, attention_mask)
-        length_logits = plain.length_head(source.last_hidden_state, attention_mask).float() / self.temperature
-        groups = self.num_generations
-        lengths = (
-            length_logits.softmax(-1).multinomial(groups, replacement=True, generator=self.generator).flatten() + 1
+        plain = self.accelerator.unwrap_model(model)
+        given, lengths = draw_canvases(
+            plain,
+            input_ids,
+            attention_mask,
+            repeats=self.num_generations,
+            temperature=self.temperature,
+            generator=self.generator,
         )
-        canvas = torch.arange(int(lengths.max()), device=input_ids.device) < lengths.unsqueeze(1)
-        noise = config.prior_std * torch.randn(*canvas.shape, config.hidden_size, **options)
-        given = {
-            "input_ids": input_ids.repeat_interleave(groups, 0),
-            "attention_mask": attention_mask.repeat_interleave(groups, 0),
-            "decoder_attention_mask": canvas.long(),
-            "prior_noise": noise,
-        }
-        gate = plain.model(
-            given["input_ids"],
-            given["attention_mask"],
-            x_t=noise,
-            timesteps=torch.zeros(len(noise), device=noise.device),
-            decoder_attention_mask=canvas,
-        ).gate_probs
-        given["expert_indices"] = gate.argmax(-1)
         logits = plain(**given).logits.float() / self.temperature
-        tokens = logits.flatten(0, 1).softmax(-1).multinomial(1, generator=self.generator).view(canvas.shape)
+        tokens = logits.flatten(0, 1).softmax(-1).multinomial(1, generator=self.generator).view(logits.shape[:2])
         return {**given, "tokens": tokens, "lengths": lengths}
 
     def _texts(self, tokens: torch.Tensor, canvas: torch.Tensor) -> list[str]:
@@ -161,5 +135,8 @@ class YanRewardTrainer(YanTrainerMixin, Trainer):
             divergence = (log_probs.exp() * (log_probs - reference)).sum(-1)
             terms["kl"] = masked_mean(divergence, canvas.bool())
             loss = loss + self.beta * terms["kl"]
-        self._record(terms)
+        if model.training:
+            self._refuse_nan(loss, terms)
+            self._record(terms)
+            self._count_tokens(inputs)
         return (loss, outputs) if return_outputs else loss

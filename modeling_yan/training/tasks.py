@@ -7,6 +7,7 @@ Source-target tasks as data: a YAML file says which columns of a data set make t
 
 import logging
 import os
+import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -15,6 +16,7 @@ from string import Formatter
 
 import yaml
 from datasets import Dataset, DatasetDict, load_dataset
+from sacrebleu.metrics import BLEU
 
 from modeling_yan.training.resources import configuration_path
 
@@ -37,6 +39,33 @@ def _mask_sentence(values: list[str], *, mask_token: str, index: int) -> str:
     return " ".join([*sentences[:index], mask_token, *sentences[index + 1 :]])
 
 
+def _mask_spans(text: str, *, mask_token: str, rate: float = 0.08, max_span: int = 3, seed: int = 0) -> str:
+    """
+    Spans of 1 to `max_span` words, about `rate` of all words and at least one, become one mask token each. White space is kept. The
+    spans depend on the seed and the text alone.
+    """
+    pieces = re.split(r"(\s+)", text.strip())
+    words, gaps = pieces[::2], ["", *pieces[1::2]]
+    if len(words) < 2:
+        raise BadRow("the text has less than two words: nothing would be left beside the mask")
+    draw = random.Random(f"{seed} {text}")
+    masked: set[int] = set()
+    wanted = max(1, round(rate * len(words)))
+    for _ in range(20 * wanted):
+        length = min(draw.randint(1, max_span), wanted - len(masked))
+        start = draw.randrange(len(words) - length + 1)
+        # Spans that touched would be one.
+        if length and masked.isdisjoint(range(start - 1, start + length + 1)):
+            masked.update(range(start, start + length))
+    shown = ""
+    for index, (gap, word) in enumerate(zip(gaps, words, strict=True)):
+        if index not in masked:
+            shown += gap + word
+        elif index - 1 not in masked:
+            shown += gap + mask_token
+    return shown
+
+
 # Each takes the column's values as a list and the YAML options by keyword.
 DERIVED_COLUMNS: dict[str, Callable] = {
     "first": lambda values, **_: values[0],
@@ -46,6 +75,7 @@ DERIVED_COLUMNS: dict[str, Callable] = {
     "label": lambda values, *, names, **_: f"{values[0]} {names[int(values[0])]}",
     "last_word": lambda values, **_: values[0].split()[-1],
     "without_last_word": lambda values, **_: values[0].rsplit(maxsplit=1)[0],
+    "mask_spans": lambda values, *, mask_token, **options: _mask_spans(values[0], mask_token=mask_token, **options),
     "mask_sentence": lambda values, *, mask_token, index: _mask_sentence(values, mask_token=mask_token, index=index),
 }
 
@@ -207,3 +237,19 @@ def group_references(dataset: Dataset) -> Dataset:
         grouped.setdefault(source, []).extend(references)
     rows = {"source": list(grouped), "references": [list(dict.fromkeys(r)) for r in grouped.values()]}
     return Dataset.from_dict({**rows, "target": [r[0] for r in rows["references"]]})
+
+
+def consensus_targets(dataset: Dataset) -> Dataset:
+    """
+    One row per source: its target is the reference that the source's other references agree with most, by sentence BLEU (the first of
+    equals). Where many answers are right, a few-step flow averages over them; this leaves it one, and a human one.
+    """
+    grouped, scorer = group_references(dataset), BLEU(effective_order=True)
+
+    def choose(row: dict) -> dict:
+        texts = row["references"]
+        others = (texts[:index] + texts[index + 1 :] for index in range(len(texts)))
+        agreement = [scorer.sentence_score(text, rest).score if rest else 0.0 for text, rest in zip(texts, others)]
+        return {"target": texts[agreement.index(max(agreement))]}
+
+    return grouped.map(choose, desc="consensus", load_from_cache_file=False)

@@ -7,6 +7,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from modeling_yan.training.tasks import group_references
+
 logger = logging.getLogger(__name__)
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
 
@@ -44,11 +46,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int
 
 
 def tokenize_pairs(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_source_length: int, max_target_length: int
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_source_length: int,
+    max_target_length: int,
+    fill_canvas: bool = False,
 ) -> Dataset:
     """
     Columns `source`, `target` -> `input_ids`, `attention_mask`, `labels` (lists of ids, EOS last). Longer rows are cut, with
-    a warning that counts them.
+    a warning that counts them. With `fill_canvas` all labels are filled up to `max_target_length` by EOS.
     """
 
     def tokenize(rows: dict) -> dict:
@@ -56,9 +62,23 @@ def tokenize_pairs(
         labels = tokenizer(text_target=rows["target"], max_length=max_target_length, truncation=True)["input_ids"]
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
+    def fill(row: dict) -> dict:
+        labels = row["labels"]
+        return {"labels": labels + [tokenizer.eos_token_id] * (max_target_length - len(labels))}
+
     pairs = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenise")
     for column, limit in (("input_ids", max_source_length), ("labels", max_target_length)):
         full = sum(len(ids) >= limit for ids in pairs[column])
         if full:
             logger.warning(f"{column}: {full:,} of {len(pairs):,} rows reach {limit} tokens and may have been cut")
-    return pairs
+    return pairs.map(fill, desc="fill") if fill_canvas else pairs
+
+
+def tokenize_sources(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_source_length: int) -> Dataset:
+    """Columns `source` and `references` -> one row per distinct source, with `input_ids` and `attention_mask` beside them."""
+
+    def tokenize(rows: dict) -> dict:
+        batch = tokenizer(rows["source"], max_length=max_source_length, truncation=True)
+        return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+    return group_references(dataset).remove_columns("target").map(tokenize, batched=True, desc="tokenise")

@@ -115,8 +115,8 @@ class YanTrainerMixin:
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
-            self._refuse_nan(loss, outputs)
             terms = {name: outputs[name] for name in LOSS_TERMS if outputs.get(name) is not None}
+            self._refuse_nan(loss, terms)
             if outputs.get("expert_usage") is not None:
                 terms |= {f"expert_usage_{k}": share for k, share in enumerate(outputs["expert_usage"])}
             self._record(terms)
@@ -140,11 +140,11 @@ class YanTrainerMixin:
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value.detach().float()
 
-    def _refuse_nan(self, loss: torch.Tensor, outputs) -> None:
+    def _refuse_nan(self, loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> None:
         # Trainer waits for the loss of every step anyway (logging_nan_inf_filter).
         if bool(loss.isfinite()):
             return
-        terms = {name: outputs[name].item() for name in LOSS_TERMS if outputs.get(name) is not None}
+        terms = {name: value.item() for name, value in terms.items()}
         last = last_complete_checkpoint(self.args.output_dir)
         raise ValueError(
             f"the loss is {loss.item()} at step {self.state.global_step + 1} (terms: {terms}). No update was made with it. "

@@ -3,7 +3,8 @@
 import pytest
 from datasets import Dataset
 
-from modeling_yan.training.tasks import DERIVED_COLUMNS, Task, group_references, load_splits
+from modeling_yan.training.resources import configuration_path
+from modeling_yan.training.tasks import DERIVED_COLUMNS, Task, consensus_targets, group_references, load_splits
 
 ROWS = {
     "e2e_nlg": (
@@ -24,6 +25,10 @@ ROWS = {
     ),
     "sst2": ({"sentence": "fine", "label": 1}, ("####### DOCUMENT #######\n\nfine", "1 positive", ["1 positive"])),
     "ag_news": ({"text": "T", "label": 3}, ("####### DOCUMENT #######\n\nT", "3 Sci/Tech", ["3 Sci/Tech"])),
+    "dbpedia_14": (
+        {"title": "T", "content": "is a village.", "label": 8},
+        ("####### DOCUMENT #######\n\nT is a village.", "8 Village", ["8 Village"]),
+    ),
     "rocstories_last_word": (
         {"text": "One two. Three four."},
         ("One two. Three <mask>", "four.", ["four."]),
@@ -36,6 +41,12 @@ ROWS = {
         {"summary": "S", "question": "Q", "answer1": "a long answer", "answer2": "short"},
         ("####### SUMMARY #######\n\nS\n\n####### QUESTION #######\n\nQ", "short", ["a long answer", "short"]),
     ),
+    "babi_qa2": (
+        {"context": "Mary got milk.", "question": "Where is milk?", "answer": "home"},
+        ("####### DOCUMENT #######\n\nMary got milk.\n\n####### QUESTION #######\n\nWhere is milk?", "home", ["home"]),
+    ),
+    "lambada": ({"text": "he said hello"}, ("he said <mask>", "hello", ["hello"])),
+    "narrativeqa_infilling": ({"summary": "A  a"}, ("A  <mask>", "A  a", ["A  a"])),
     "scitldr": (
         {"source": ["One.", "Two."], "target": ["First", "Second"]},
         ("####### DOCUMENT #######\n\nOne. Two.\n\n####### SUMMARY #######", "First", ["First", "Second"]),
@@ -51,6 +62,44 @@ def test_every_task_renders_its_rows(name):
     built = task.build(Dataset.from_list([row]))
     assert built.column_names == ["source", "target", "references"]
     assert built[0] == {"source": source, "target": target, "references": references}
+
+
+def test_every_task_file_is_among_them():
+    assert set(ROWS) == {path.stem for path in configuration_path("tasks", "pairs.yaml").parent.glob("*.yaml")}
+
+
+def test_masked_spans_are_short_apart_and_decided_by_seed_and_text():
+    text = " ".join(f"w{i}" for i in range(100))
+    function = DERIVED_COLUMNS["mask_spans"]
+    shown = function([text], mask_token="<mask>", rate=0.2, max_span=3, seed=1)
+    words, at = shown.split(" "), 0
+    hidden = []
+    for index, word in enumerate(words):
+        if word != "<mask>":
+            assert word == f"w{at}"
+            at += 1
+            continue
+        following = int(words[index + 1][1:]) if index + 1 < len(words) else 100
+        hidden.append(following - at)
+        at = following
+    assert sum(hidden) == 20
+    assert all(1 <= span <= 3 for span in hidden)
+    assert shown == function([text], mask_token="<mask>", rate=0.2, max_span=3, seed=1)
+    assert shown != function([text], mask_token="<mask>", rate=0.2, max_span=3, seed=2)
+    # More than can be kept apart is not an endless search.
+    assert "<mask>" in function(["a b c d"], mask_token="<mask>", rate=0.9)
+    with pytest.raises(ValueError, match="none of the 1 rows"):
+        Task.load("narrativeqa_infilling").build(Dataset.from_list([{"summary": "One"}]))
+
+
+def test_consensus_is_the_reference_that_the_others_agree_with():
+    texts = ["nothing alike here at all", "The Mill is a pub in the city", "The Mill is a pub by the river"]
+    rows = [{"source": "a", "target": t, "references": [t]} for t in texts]
+    rows.append({"source": "b", "target": "alone", "references": ["alone"]})
+    chosen = consensus_targets(Dataset.from_list(rows))
+    assert chosen["source"] == ["a", "b"]
+    assert chosen["target"][0] in texts[1:]
+    assert chosen["target"][1] == "alone"
 
 
 def test_messy_rows_are_dropped_and_counted_or_raise(caplog):

@@ -1,0 +1,142 @@
+"""Tables of `results/quality_*.json`, and the page that holds them."""
+
+import re
+from collections.abc import Callable
+
+METRICS = {"bleu": "BLEU-4", "rouge": "ROUGE-L", "exact_match": "exact match"}
+SCORES = {"bleu": "bleu", "rouge": "rougeL", "exact_match": "exact_match"}
+NAMES = {"gpt2": "GPT-2-shaped", "bart": "BART-shaped", "masked_diffusion": "masked diffusion"}
+CEILING = "autoencoder of the first reference"
+PLACE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def _system_name(folder: str) -> str:
+    return next((name for key, name in NAMES.items() if folder.startswith(key)), folder)
+
+
+def _with_interval(row: dict, score: str) -> str:
+    low, high = row[f"{score}_interval"]
+    return f"{row[score]:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _length_name(row: dict) -> str:
+    candidates = row.get("num_length_candidates", 1)
+    name = {"oracle": "length of the first reference given", "canvas": "fixed canvas"}.get(
+        row["length"], "length predicted"
+    )
+    return f"{name}, best of {candidates}" if candidates > 1 else name
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cost(training: dict | None, name: str, form: str, scale: float = 1.0) -> str:
+    """A stage and those before it where a report counts them, else the stage alone."""
+    value = (training or {}).get(f"total_{name}", (training or {}).get(name))
+    return "not counted" if value is None else form.format(value / scale)
+
+
+def quality_tables(report: dict) -> str:
+    """
+    What `run_evaluation.py` wrote, as Markdown: systems at YAN's three steps, its few-step curve with predicted and given length,
+    other ways to sample, where quality is lost, and speed.
+
+    Args:
+        report: the parsed JSON.
+    """
+    rows, score = report["quality"], SCORES[report["metric"]]
+    metric = METRICS[report["metric"]]
+    shared = [name for name in ("rougeL", "f1") if name != score]
+    yan = [row for row in rows if row["system"] == "YAN" and "variant" not in row and row["num_candidates"] == 1]
+    peers = [row for row in rows if row["system"] not in ("YAN", CEILING)]
+
+    def line(name: str, row: dict, training: dict | None, parameters: int, steps) -> list[str]:
+        return [
+            name,
+            f"{parameters:,}",
+            _cost(training, "train_flops", "{:.0f} TFLOP", 1e12),
+            _cost(training, "train_minutes", "{:.1f}"),
+            str(steps),
+            _with_interval(row, score),
+            *(f"{row[name]:.1f}" for name in shared),
+            f"{row['self_bleu']:.0f}",
+            f"{row['word_entropy']:.1f}",
+        ]
+
+    own = next((t for name, t in report["training"].items() if name not in {p["system"] for p in peers}), None)
+    table = [
+        line(f"YAN, {_length_name(row)}", row, own, report["parameters"], 3)
+        for row in yan
+        if row["num_inference_steps"] == 3
+    ]
+    table += [
+        line(
+            _system_name(row["system"]),
+            row,
+            report["training"].get(row["system"]),
+            row["parameters"],
+            row.get("num_inference_steps", "tokens"),
+        )
+        for row in peers
+    ]
+    labels = {"rougeL": "ROUGE-L", "f1": "token F1"}
+    header = ["system", "parameters", "training", "minutes", "steps", metric, *(labels[name] for name in shared)]
+    text = f"{report['rows']:,} rows of the {report['split']} split, seed {report['seed']}, {report['threads']} threads.\n\n"
+    text += _markdown([*header, "Self-BLEU", "word entropy"], table)
+
+    steps = sorted({row["num_inference_steps"] for row in yan})
+    curves: dict[str, dict[int, float]] = {}
+    for row in yan:
+        curves.setdefault(_length_name(row), {})[row["num_inference_steps"]] = row[score]
+    text += f"\nSteps of YAN ({metric}):\n\n"
+    text += _markdown(
+        ["length", *map(str, steps)],
+        [[name, *(f"{curve[step]:.1f}" if step in curve else "–" for step in steps)] for name, curve in curves.items()],
+    )
+    variants = [row for row in rows if "variant" in row]
+    if variants:
+        text += f"\nOther ways to sample ({metric}, otherwise as the first row above):\n\n"
+        text += _markdown(
+            ["options", metric], [[f"`{row['variant']}`", _with_interval(row, score)] for row in variants]
+        )
+    return text + "\n" + _losses(report, yan, score) + "\n" + _speeds(report["speed_batch_1"])
+
+
+def _losses(report: dict, yan: list[dict], score: str) -> str:
+    ceiling = next(row for row in report["quality"] if row["system"] == CEILING)
+    plain = {row["length"]: row for row in yan if row["num_inference_steps"] == 3 and row["num_length_candidates"] == 1}
+    reached = ", ".join(f"{row[score]:.1f} ({_length_name(row)})" for row in plain.values())
+    text = f"Where it is lost: the autoencoder gives back {ceiling[score]:.1f} of the first reference; three steps reach {reached}."
+    head = report["length_head"]
+    if head:
+        text += (
+            f" The most probable length is that of the first reference in {head['exact']:.0f} % of the rows, "
+            f"{head['mean_absolute_error']:.1f} tokens off on average."
+        )
+    return text + "\n"
+
+
+def _speeds(speed: dict) -> str:
+    parts = []
+    for name, summary in speed.items():
+        if name.startswith("YAN "):
+            candidates, lengths = name.removeprefix("YAN ").split(" x ")
+            name = f"YAN ({candidates} prior{'s' * (candidates != '1')}, {lengths} length{'s' * (lengths != '1')})"
+        else:
+            name = _system_name(name)
+        parts.append(
+            f"{name} {summary['latency_ms']['median']:.1f} ms, {summary['tokens_per_second']:,.0f} tokens per second"
+        )
+    return f"Speed in the same run, batch 1, each writing its own answers: {'; '.join(parts)}.\n"
+
+
+def fill_page(page: str, table_of: Callable[[str], str]) -> str:
+    """
+    Puts tables in their places, `<!-- table: NAME -->` to `<!-- end of table -->`, and leaves all else as it is.
+
+    Args:
+        table_of: the table of a NAME.
+    """
+    return PLACE.sub(lambda match: f"{match[1]}{table_of(match[2])}{match[3]}", page)
