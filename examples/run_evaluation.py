@@ -93,9 +93,12 @@ def main() -> None:
         for ids in tokenizer(list(rows["target"]), truncation=True, max_length=task.max_target_length)["input_ids"]
     ]
     sizes = {"batch_size": arguments.batch_size, "max_source_length": task.max_source_length}
+    # A model of fixed canvases needs no length, and to give it one would give short answers away.
+    canvas = model.generation_config.length_mode == "canvas"
+    longest = model.generation_config.max_new_tokens if canvas else task.max_target_length
     for options in variants.values():
         # An option that generate() refuses must not be found out after all the others were measured.
-        generate_texts(model, tokenizer, rows["source"][:1], **sizes, max_new_tokens=task.max_target_length, **options)
+        generate_texts(model, tokenizer, rows["source"][:1], **sizes, max_new_tokens=longest, **options)
     console = Console()
     columns = "system|length|steps|priors x lengths|BLEU-4|ROUGE-L|EM|F1|self-BLEU|words|seconds"
     table = Table(*columns.split("|"))
@@ -138,8 +141,6 @@ def main() -> None:
             seconds = time.perf_counter() - start
             setting = {"parameters": baseline.num_parameters()}
             record(Path(folder).name, texts, seconds, **setting, **({"num_inference_steps": number} if number else {}))
-    # A model of fixed canvases needs no length, and to give it one would give short answers away.
-    canvas = model.generation_config.length_mode == "canvas"
     settings = [
         {"length": length, "num_inference_steps": steps, "num_candidates": candidates, "num_length_candidates": lengths}
         for length in (("canvas",) if canvas else ("predicted", "oracle"))
@@ -157,7 +158,7 @@ def main() -> None:
             tokenizer,
             rows["source"],
             **sizes,
-            max_new_tokens=task.max_target_length,
+            max_new_tokens=longest,
             target_lengths=oracle if setting["length"] == "oracle" else None,
             generator=torch.Generator().manual_seed(arguments.seed),
             **{k: v for k, v in setting.items() if k not in ("length", "variant")},
@@ -173,7 +174,7 @@ def main() -> None:
         for n in ({1} if canvas else {1, max(arguments.length_candidates)})
     }
     systems |= {Path(folder).name: (load_text_model(folder), {"do_sample": False}) for folder in arguments.baselines}
-    speed = measure_speed(systems, tokenizer, rows["source"][: arguments.speed_rows], task.max_target_length)
+    speed = measure_speed(systems, tokenizer, rows["source"][: arguments.speed_rows], longest)
     report = {
         "training": {Path(folder).name: training_report(folder) for folder in (arguments.model, *arguments.baselines)},
         "length_head": length_errors(model, tokenizer, rows["source"], oracle, **sizes),

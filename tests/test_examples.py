@@ -196,10 +196,12 @@ def test_evaluation_reports_every_setting_and_the_ceiling(workspace):
     ran(
         "run_evaluation.py", "--model", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name", DATA,
         "--max_rows", "4", "--steps", "1", "3", "--candidates", "1", "2", "--length_candidates", "1", "2", "--speed_rows", "2",
-        "--output", "quality.json", cwd=workspace,
+        "--variants", "time_shift=2,solver=heun", "--output", "quality.json", cwd=workspace,
     )  # fmt: skip
     report = json.loads((workspace / "quality.json").read_text())
-    assert len(report["quality"]) == 1 + 2 * 2 * 2 + 2 * 2
+    assert len(report["quality"]) == 1 + 2 * 2 * 2 + 2 * 2 + 1
+    assert report["quality"][-1]["variant"] == "time_shift=2,solver=heun"
+    assert "| YAN, length predicted, best of 2 |" in ran("run_quality_report.py", "quality.json", cwd=workspace)
     assert report["quality"][0]["bleu"] > 50
     assert all(row["bleu_interval"][0] <= row["bleu"] <= row["bleu_interval"][1] for row in report["quality"])
     assert all(row["word_entropy"] > 3 for row in report["quality"])
@@ -210,6 +212,43 @@ def test_evaluation_reports_every_setting_and_the_ceiling(workspace):
         "--split", "holdout", "--output", "x.json", cwd=workspace,
     )  # fmt: skip
     assert "holdout" in message
+    message = refused(
+        "run_evaluation.py", "--model", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name", DATA,
+        "--variants", "time_shifts=2", "--output", "x.json", cwd=workspace,
+    )  # fmt: skip
+    assert "time_shifts" in message
+
+
+def test_short_answers_on_a_filled_canvas_need_no_length(workspace):
+    ran(
+        "run_flow.py", "--model_name_or_path", "autoencoder", "--task", "e2e_nlg", "--dataset_name", "data", "--fill_canvas",
+        "--targets", "consensus", "--max_target_length", "12", "--max_eval_samples", "4", "--output_dir", "filled", "--max_steps",
+        "2", "--save_strategy", "no", *FLOW, cwd=workspace,
+    )  # fmt: skip
+    options = GenerationConfig.from_pretrained(workspace / "filled")
+    assert (options.length_mode, options.max_new_tokens) == ("canvas", 12)
+    report, before = (json.loads((workspace / name / "report.json").read_text()) for name in ("filled", "autoencoder"))
+    assert report["total_train_flops"] == pytest.approx(report["train_flops"] + before["train_flops"])
+    # Fewer rows than references: one to a source.
+    assert report["train_rows"] < 120
+    ran(
+        "run_evaluation.py", "--model", "filled", "--task", "e2e_nlg", "--dataset_name", DATA, "--max_rows", "3", "--steps", "1",
+        "--candidates", "1", "--speed_rows", "2", "--bootstrap", "20", "--output", "filled.json", cwd=workspace,
+    )  # fmt: skip
+    evaluated = json.loads((workspace / "filled.json").read_text())
+    assert [row.get("length") for row in evaluated["quality"]] == [None, "canvas"]
+    assert evaluated["length_head"] is None
+
+
+def test_step_distillation_script_scores_both_numbers_of_steps(workspace):
+    ran(
+        "run_step_distillation.py", "--model_name_or_path", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name",
+        "data", "--output_dir", "one-step", "--max_steps", "2", "--max_eval_samples", "3", "--save_strategy", "no", *FLOW,
+        cwd=workspace,
+    )  # fmt: skip
+    report = json.loads((workspace / "one-step" / "report.json").read_text())
+    assert set(report["before"]) == set(report["after"]) == {"1", "3"}
+    assert GenerationConfig.from_pretrained(workspace / "one-step").num_inference_steps == 1
 
 
 def test_a_masked_diffusion_peer_of_equal_size_trains_for_a_budget(workspace):

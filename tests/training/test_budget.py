@@ -1,11 +1,13 @@
 """Training budgets: counted work, the updates it pays for, and nothing else changed."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments
 
-from modeling_yan.training.budget import apply_budget, flops_per_update
+from modeling_yan.training.budget import apply_budget, flops_per_update, with_earlier_stages
 from modeling_yan.training.tokenization import train_tokenizer
 from modeling_yan.training.trainer import YanSeq2SeqTrainer
 
@@ -54,3 +56,13 @@ def test_accumulated_batches_count_and_nothing_else_changes(tmp_path):
     assert apply_budget(trainer, None) == 2 * flops_per_update(make_trainer(tmp_path))
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(p, weights[name]) and p.grad is None for name, p in trainer.model.named_parameters())
+
+
+def test_stages_add_up_and_an_uncounted_one_leaves_no_total(tmp_path):
+    first = with_earlier_stages({"train_flops": 2.0, "train_minutes": 1.5}, None)
+    assert (first["total_train_flops"], first["total_train_minutes"]) == (2.0, 1.5)
+    (tmp_path / "report.json").write_text(json.dumps(first))
+    second = with_earlier_stages({"train_flops": 3.0, "train_minutes": 1.0}, str(tmp_path))
+    assert (second["train_flops"], second["total_train_flops"], second["total_train_minutes"]) == (3.0, 5.0, 2.5)
+    third = with_earlier_stages({"train_flops": 3.0, "train_minutes": 1.0}, str(tmp_path / "nowhere"))
+    assert third["total_train_flops"] is None

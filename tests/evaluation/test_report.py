@@ -1,0 +1,91 @@
+"""Tables of measured quality, and the page that carries them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from modeling_yan.evaluation.quality import parse_variant
+from modeling_yan.evaluation.report import fill_page, quality_tables
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(system: str, value: float, **setting) -> dict:
+    names = ("bleu", "rougeL", "f1", "exact_match")
+    scores = dict.fromkeys(names, value) | {f"{name}_interval": [value - 1, value + 1] for name in names}
+    return {"system": system, **setting, **scores, "self_bleu": 50.0, "word_entropy": 5.0}
+
+
+def yan(value: float, steps: int, length: str = "predicted", lengths: int = 1, **setting) -> dict:
+    sizes = {"num_candidates": 1, "num_length_candidates": lengths, "num_inference_steps": steps}
+    return row("YAN", value, length=length, **sizes, **setting)
+
+
+REPORT = {
+    "metric": "bleu",
+    "rows": 1234,
+    "split": "test",
+    "seed": 0,
+    "threads": 2,
+    "parameters": 1000,
+    "training": {
+        "yan": {"train_flops": 1e12, "total_train_flops": 3e12, "train_minutes": 1.0, "total_train_minutes": 4.5},
+        "gpt2-x": {"train_flops": 2e12, "train_minutes": 2.0},
+        "masked_diffusion-x": None,
+    },
+    "quality": [
+        row("autoencoder of the first reference", 99.0),
+        row("gpt2-x", 60.0, parameters=1001),
+        row("masked_diffusion-x", 20.0, parameters=999, num_inference_steps=3),
+        yan(40.0, 1),
+        yan(50.0, 3),
+        yan(55.0, 3, lengths=5),
+        yan(45.0, 3, "oracle"),
+        yan(52.0, 3, variant="time_shift=2"),
+    ],
+    "length_head": {"exact": 25.0, "mean_absolute_error": 1.5},
+    "speed_batch_1": {"YAN 1 x 5": {"latency_ms": {"median": 12.0}, "tokens_per_second": 1234.0}},
+}
+
+
+def test_every_system_setting_and_cost_is_in_the_tables():
+    text = quality_tables(REPORT)
+    assert "| YAN, length predicted | 1,000 | 3 TFLOP | 4.5 | 3 | 50.0 [49.0, 51.0] | 50.0 | 50.0 | 50 | 5.0 |" in text
+    assert "| YAN, length predicted, best of 5 |" in text
+    assert "| GPT-2-shaped | 1,001 | 2 TFLOP | 2.0 | tokens | 60.0 [59.0, 61.0] |" in text
+    assert "| masked diffusion | 999 | not counted | not counted | 3 | 20.0" in text
+    assert "| length | 1 | 3 |" in text
+    assert "| length predicted | 40.0 | 50.0 |" in text
+    assert "| length predicted, best of 5 | – | 55.0 |" in text
+    assert "| `time_shift=2` | 52.0 [51.0, 53.0] |" in text
+    assert "gives back 99.0" in text
+    assert "25 % of the rows, 1.5 tokens off" in text
+    assert "YAN (1 prior, 5 lengths) 12.0 ms, 1,234 tokens per second" in text
+    # Every row of a table has as many cells as its header.
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_only_the_places_of_a_page_change():
+    page = "before\n<!-- table: a.json -->\nold\n<!-- end of table -->\nafter\n<!-- table: b.json -->\n<!-- end of table -->\n"
+    filled = fill_page(page, lambda name: f"new {name}\n")
+    assert filled == page.replace("old\n", "new a.json\n").replace("b.json -->\n", "b.json -->\nnew b.json\n")
+    assert fill_page(filled, lambda name: f"new {name}\n") == filled
+
+
+def test_the_page_in_docs_shows_what_was_measured():
+    page = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+    assert fill_page(page, lambda name: quality_tables(json.loads((ROOT / name).read_text(encoding="utf-8")))) == page
+
+
+def test_variants_are_options_with_yaml_values():
+    assert parse_variant("time_shift=2, expert_selection=argmax,do_sample=true") == {
+        "time_shift": 2,
+        "expert_selection": "argmax",
+        "do_sample": True,
+    }
+    for text in ("time_shift", "=2", "a=1,,b=2"):
+        with pytest.raises(ValueError, match="name=value"):
+            parse_variant(text)
