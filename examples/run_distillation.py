@@ -22,6 +22,7 @@ from transformers import (
 from modeling_yan.evaluation.text_generation import iterate_answers, load_text_model
 from modeling_yan.training.scripts import ModelArguments, parse_arguments, run_script
 from modeling_yan.training.tasks import Task, group_references, load_splits
+from modeling_yan.training.tokenization import set_truncation_side
 
 
 @dataclass
@@ -74,6 +75,7 @@ def write_answers(arguments: DistillationArguments, sources: list[str], task: Ta
         return
     teacher = load_text_model(arguments.teacher)
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher, trust_remote_code=True)
+    set_truncation_side(tokenizer, task.truncation_side)
     rest = sources[len(done) :]
     answers = iterate_answers(
         teacher,

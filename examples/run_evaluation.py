@@ -24,6 +24,7 @@ from modeling_yan.evaluation.speed import System, count_tokens, measure_side_by_
 from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
 from modeling_yan.training.scripts import run_script
 from modeling_yan.training.tasks import Task, group_references, load_splits
+from modeling_yan.training.tokenization import set_truncation_side
 
 
 def measure_speed(systems: dict, tokenizer, sources: list[str], max_new_tokens: int) -> dict:
@@ -81,6 +82,7 @@ def main() -> None:
                 f"--baselines {folder} has {vocabulary} token ids, the model's tokenizer {len(tokenizer)}: it was trained with "
                 "another tokenizer"
             )
+    set_truncation_side(tokenizer, task.truncation_side)
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
     if arguments.split not in splits:
         raise ValueError(f"--split {arguments.split} is not in {arguments.dataset_name}; it has {sorted(splits)}")

@@ -32,7 +32,7 @@ from modeling_yan.training.scripts import (
 )
 from modeling_yan.training.stages import freeze
 from modeling_yan.training.tasks import Task, consensus_targets, group_references, load_splits
-from modeling_yan.training.tokenization import tokenize_pairs
+from modeling_yan.training.tokenization import set_truncation_side, tokenize_pairs
 from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer
 
 
@@ -82,6 +82,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
     lengths = {name: getattr(data, name) for name in ("max_source_length", "max_target_length")}
     task = replace(task, **{name: value for name, value in lengths.items() if value})
     tokenizer = load_tokenizer(model_arguments)
+    set_truncation_side(tokenizer, task.truncation_side)
     splits = load_splits(data.dataset_name, task, tokenizer.mask_token)
     if "train" not in splits:
         raise ValueError(f"{data.dataset_name} has no train split")

@@ -32,7 +32,7 @@ from modeling_yan.training.scripts import (
 )
 from modeling_yan.training.stages import freeze
 from modeling_yan.training.tasks import Task, group_references, load_splits
-from modeling_yan.training.tokenization import tokenize_sources
+from modeling_yan.training.tokenization import set_truncation_side, tokenize_sources
 
 
 @dataclass
@@ -62,6 +62,7 @@ def main() -> None:
     resume = prepare_run(training)
     reward, task = load_reward(arguments.reward), Task.load(arguments.task)
     tokenizer = load_tokenizer(model_arguments)
+    set_truncation_side(tokenizer, task.truncation_side)
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
     held_out = group_references(splits["validation" if "validation" in splits else "test"])
     held_out = held_out.select(range(min(arguments.max_eval_samples, len(held_out))))

@@ -31,7 +31,7 @@ from modeling_yan.training.scripts import (
 from modeling_yan.training.stages import freeze
 from modeling_yan.training.step_distillation import YanStepDistillationTrainer
 from modeling_yan.training.tasks import Task, group_references, load_splits
-from modeling_yan.training.tokenization import tokenize_sources
+from modeling_yan.training.tokenization import set_truncation_side, tokenize_sources
 
 
 @dataclass
@@ -50,6 +50,7 @@ def main() -> None:
         raise ValueError("model_name_or_path is needed: the model to distil")
     resume = prepare_run(training)
     task, tokenizer = Task.load(arguments.task), load_tokenizer(model_arguments)
+    set_truncation_side(tokenizer, task.truncation_side)
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
     held_out = group_references(splits["validation" if "validation" in splits else "test"])
     held_out = held_out.select(range(min(arguments.max_eval_samples, len(held_out))))

@@ -36,7 +36,7 @@ from modeling_yan.evaluation.text_generation import generate_texts
 from modeling_yan.training.budget import apply_budget
 from modeling_yan.training.scripts import parse_arguments, run_script
 from modeling_yan.training.tasks import Task, group_references, load_splits
-from modeling_yan.training.tokenization import tokenize_pairs
+from modeling_yan.training.tokenization import set_truncation_side, tokenize_pairs
 
 
 @dataclass
@@ -131,6 +131,7 @@ def main() -> None:
     set_seed(training.seed)
     task = Task.load(arguments.task)
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name, trust_remote_code=True)
+    set_truncation_side(tokenizer, task.truncation_side)
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
     # Masked diffusion learns where to end by writing EOS on the rest of its canvas.
     diffusion = arguments.architecture == "masked_diffusion"

@@ -101,6 +101,7 @@ class Task:
         references: a column, derived or not, holding all acceptable targets of a row; the target alone where there is none.
         max_source_length, max_target_length: in tokens, special tokens included.
         metric: "bleu", "rouge" or "exact_match", the one that chooses the best checkpoint.
+        truncation_side: where a source that is too long is cut, "right" or "left"; "left" keeps a question that stands last.
         bad_rows: "raise", or "drop" rows that cannot be rendered, with a warning that counts them.
     """
 
@@ -113,6 +114,7 @@ class Task:
     max_source_length: int = 512
     max_target_length: int = 128
     metric: str = "rouge"
+    truncation_side: str = "right"
     bad_rows: str = "raise"
 
     @classmethod
@@ -132,6 +134,8 @@ class Task:
         task = cls(name=path.stem, **options)
         if task.bad_rows not in ("raise", "drop"):
             raise ValueError(f"{path.name}: bad_rows {task.bad_rows!r} must be raise or drop")
+        if task.truncation_side not in ("right", "left"):
+            raise ValueError(f"{path.name}: truncation_side {task.truncation_side!r} must be right or left")
         if task.metric not in METRICS:
             raise ValueError(f"{path.name}: metric {task.metric!r} is not one of {METRICS}")
         for column, options in task.derive.items():

@@ -45,6 +45,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int
     )
 
 
+def set_truncation_side(tokenizer: PreTrainedTokenizerBase, side: str) -> None:
+    """
+    "right" or "left": where `truncation=True` cuts, now and after saving. The attribute alone is lost in transformers 5.23 if the last
+    text before `save_pretrained` was not truncated.
+    """
+    tokenizer.truncation_side = tokenizer.init_kwargs["truncation_side"] = side
+
+
 def tokenize_pairs(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -59,7 +67,9 @@ def tokenize_pairs(
 
     def tokenize(rows: dict) -> dict:
         batch = tokenizer(rows["source"], max_length=max_source_length, truncation=True)
-        labels = tokenizer(text_target=rows["target"], max_length=max_target_length, truncation=True)["input_ids"]
+        labels = tokenizer(text_target=rows["target"])["input_ids"]
+        # Answers keep their beginning and EOS, wherever the tokenizer cuts sources.
+        labels = [ids if len(ids) <= max_target_length else [*ids[: max_target_length - 1], ids[-1]] for ids in labels]
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
     def fill(row: dict) -> dict:

@@ -131,6 +131,7 @@ def test_no_row_left_is_an_error():
         ("dataset: d\nsource: s\ntarget: t\nmetric: vibes\n", "vibes"),
         ("dataset: d\nsource: s\ntarget: t\nbad_rows: ignore\n", "ignore"),
         ("dataset: d\nsource: s\ntarget: t\nderive: {x: {function: magic, column: c}}\n", "magic"),
+        ("dataset: d\nsource: s\ntarget: t\ntruncation_side: up\n", "up"),
         ("dataset: d\nsource: s\n", "target"),
     ],
 )
