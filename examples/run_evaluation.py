@@ -27,9 +27,10 @@ from modeling_yan.training.tasks import Task, group_references, load_splits
 from modeling_yan.training.tokenization import set_truncation_side
 
 
-def measure_speed(systems: dict, tokenizer, sources: list[str], max_new_tokens: int) -> dict:
+def measure_speed(systems: dict, tokenizer, sources: list[str], max_source_length: int, max_new_tokens: int) -> dict:
     """Batch 1, every system writing its own greedy answer."""
-    inputs = [tokenizer(source, return_tensors="pt") for source in sources]
+    cut = {"truncation": True, "max_length": max_source_length}
+    inputs = [tokenizer(source, return_tensors="pt", **cut) for source in sources]
 
     def timed(model, options: dict):
         def generate(item) -> int:
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--length_candidates", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--baselines", nargs="*", default=[])
+    parser.add_argument("--max_source_length", type=int, default=None, help="tokens of a source, instead of the task's")
     parser.add_argument("--max_rows", type=int, default=None)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
@@ -94,7 +96,10 @@ def main() -> None:
         len(ids)
         for ids in tokenizer(list(rows["target"]), truncation=True, max_length=task.max_target_length)["input_ids"]
     ]
-    sizes = {"batch_size": arguments.batch_size, "max_source_length": task.max_source_length}
+    sizes = {
+        "batch_size": arguments.batch_size,
+        "max_source_length": arguments.max_source_length or task.max_source_length,
+    }
     # A model of fixed canvases needs no length, and to give it one would give short answers away.
     canvas = model.generation_config.length_mode == "canvas"
     longest = model.generation_config.max_new_tokens if canvas else task.max_target_length
@@ -176,7 +181,9 @@ def main() -> None:
         for n in ({1} if canvas else {1, max(arguments.length_candidates)})
     }
     systems |= {Path(folder).name: (load_text_model(folder), {"do_sample": False}) for folder in arguments.baselines}
-    speed = measure_speed(systems, tokenizer, rows["source"][: arguments.speed_rows], longest)
+    speed = measure_speed(
+        systems, tokenizer, rows["source"][: arguments.speed_rows], sizes["max_source_length"], longest
+    )
     report = {
         "training": {Path(folder).name: training_report(folder) for folder in (arguments.model, *arguments.baselines)},
         "length_head": length_errors(model, tokenizer, rows["source"], oracle, **sizes),
