@@ -7,7 +7,6 @@ distinct source (sequence-level distillation, Kim and Rush 2016), and trains YAN
 """
 
 import json
-import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from transformers import (
 
 from modeling_yan.evaluation.text_generation import iterate_answers, load_text_model
 from modeling_yan.training.scripts import ModelArguments, parse_arguments, run_script
+from modeling_yan.training.sources import cross_fields, drop_fields
 from modeling_yan.training.tasks import Task, group_references, load_splits
 from modeling_yan.training.tokenization import set_truncation_side
 
@@ -34,31 +34,13 @@ class DistillationArguments:
     extra_sources: int = field(
         default=0, metadata={"help": "Sources made by dropping fields of training sources, for the teacher to answer."}
     )
+    crossed_sources: int = field(
+        default=0, metadata={"help": "Sources made of the fields of two training sources, for the teacher to answer."}
+    )
     field_separator: str = field(
-        default=", ", metadata={"help": "What separates the fields of a source, for extra_sources."}
+        default=", ", metadata={"help": "What separates the fields of a source, for extra_sources and crossed_sources."}
     )
     only_write: bool = field(default=False, metadata={"help": "Write the data set and stop."})
-
-
-def drop_fields(sources: list[str], count: int, separator: str, seed: int, held_out: set[str]) -> list[str]:
-    """
-    `count` new sources, each a training source less one or more of its fields after the first; none repeats a training
-    source or one of `held_out`. Fewer come back when there are not that many.
-    """
-    generator = random.Random(seed)
-    seen, made = set(sources) | held_out, []
-    for _ in range(20 * count):
-        if len(made) == count:
-            break
-        first, *rest = generator.choice(sources).split(separator)
-        if len(rest) < 2:
-            continue
-        kept = [f for f in rest if generator.random() > 0.3]
-        source = separator.join([first, *kept])
-        if kept and source not in seen:
-            seen.add(source)
-            made.append(source)
-    return made
 
 
 def write_answers(arguments: DistillationArguments, sources: list[str], task: Task, folder: Path) -> None:
@@ -104,9 +86,11 @@ def write_data_set(arguments: DistillationArguments, data: DataArguments, seed: 
     folder = Path(arguments.distilled_dir)
     folder.mkdir(parents=True, exist_ok=True)
     sources = list(dict.fromkeys(splits["train"]["source"]))
-    if arguments.extra_sources:
-        held_out = {source for name, split in splits.items() if name != "train" for source in split["source"]}
-        sources += drop_fields(sources, arguments.extra_sources, arguments.field_separator, seed, held_out)
+    held_out = {source for name, split in splits.items() if name != "train" for source in split["source"]}
+    given = list(sources)
+    for make, count in ((drop_fields, arguments.extra_sources), (cross_fields, arguments.crossed_sources)):
+        if count:
+            sources += make(given, count, arguments.field_separator, seed, held_out | set(sources))
     write_answers(arguments, sources, task, folder)
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = [{**row, "references": [row["target"]]} for row in rows if row["target"]]
