@@ -143,15 +143,34 @@ def test_distillation_writes_answers_resumes_and_trains(workspace):
         "--teacher", "teacher", "--task", "e2e_nlg", "--dataset_name", "data", "--distilled_dir", "distilled",
         "--model_name_or_path", "autoencoder", "--output_dir", "distilled-yan", "--teacher_batch_size", "4", *FLOW,
     ]  # fmt: skip
-    ran("run_distillation.py", *arguments, "--only_write", "--extra_sources", "6", cwd=workspace)
+    ran(
+        "run_distillation.py",
+        *arguments,
+        "--only_write",
+        "--extra_sources",
+        "6",
+        "--crossed_sources",
+        "4",
+        cwd=workspace,
+    )
     path = workspace / "distilled" / "answers.jsonl"
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     train = {row["meaning_representation"] for row in load_dataset(str(workspace / "data"))["train"]}
-    assert len(lines) == len(train) + 6
+    assert len(lines) == len(train) + 6 + 4
     # An interruption in the middle of a line.
     path.write_bytes(b"".join(lines[:5]) + lines[5][:10])
-    ran("run_distillation.py", *arguments, "--extra_sources", "6", "--max_steps", "2", cwd=workspace)
+    ran(
+        "run_distillation.py",
+        *arguments,
+        "--extra_sources",
+        "6",
+        "--crossed_sources",
+        "4",
+        "--max_steps",
+        "2",
+        cwd=workspace,
+    )
     assert path.read_bytes() == whole
     report = json.loads((workspace / "distilled-yan" / "report.json").read_text())
     assert report["train_rows"] <= len(lines)

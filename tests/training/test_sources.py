@@ -33,7 +33,7 @@ def test_crossing_brings_values_together_that_never_met():
         assert len(set(names)) == len(names)
         assert names[0] == "name"
         assert set(names) <= set(kinds)
-    assert any("food[x]" in s and "area[q]" in s for s in made)
+    assert any("name[A]" in s and "near[z]" in s for s in made)
 
 
 def test_few_sources_give_few_and_texts_without_fields_none():
