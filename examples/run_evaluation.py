@@ -18,7 +18,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from modeling_yan.evaluation.metrics import diversity, score_texts
+from modeling_yan.evaluation.metrics import bert_f1, diversity, score_texts
 from modeling_yan.evaluation.quality import length_errors, parse_variant, reconstruct, training_report
 from modeling_yan.evaluation.speed import System, count_tokens, measure_side_by_side
 from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
@@ -67,6 +67,12 @@ def main() -> None:
         default=[],
         help="other options of generate(), such as time_shift=2,expert_selection=argmax",
     )
+    parser.add_argument(
+        "--bertscore_model", default=None, help="encoder for BERTScore, Hub name or folder; left out by default"
+    )
+    parser.add_argument(
+        "--bertscore_layer", type=int, default=None, help="for an encoder that bert-score does not know"
+    )
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamplings behind the 95 %% intervals")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -103,8 +109,10 @@ def main() -> None:
     # A model of fixed canvases needs no length, and to give it one would give short answers away.
     canvas = model.generation_config.length_mode == "canvas"
     longest = model.generation_config.max_new_tokens if canvas else task.max_target_length
+    # What is refused must not be found out after everything else was measured.
+    if arguments.bertscore_model:
+        bert_f1(rows["target"][:1], references[:1], arguments.bertscore_model, arguments.bertscore_layer)
     for options in variants.values():
-        # An option that generate() refuses must not be found out after all the others were measured.
         generate_texts(model, tokenizer, rows["source"][:1], **sizes, max_new_tokens=longest, **options)
     console = Console()
     columns = "system|length|steps|priors x lengths|BLEU-4|ROUGE-L|EM|F1|self-BLEU|words|seconds"
@@ -114,6 +122,8 @@ def main() -> None:
     def record(name: str, texts: list[str], seconds: float, **setting) -> None:
         words = sum(len(text.split()) for text in texts) / len(texts)
         scores = score_texts(texts, references, num_bootstrap=arguments.bootstrap) | diversity(texts)
+        if arguments.bertscore_model:
+            scores["bert_f1"] = bert_f1(texts, references, arguments.bertscore_model, arguments.bertscore_layer)
         results.append({"system": name, **setting, **scores, "mean_words": words, "seconds": round(seconds, 2)})
         table.add_row(
             name,
