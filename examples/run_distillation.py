@@ -80,7 +80,10 @@ def write_answers(arguments: DistillationArguments, sources: list[str], task: Ta
 
 
 def write_data_set(arguments: DistillationArguments, data: DataArguments, seed: int) -> None:
-    """`distilled_dir` becomes a data set: the teacher's answers to train on, the other splits with their references."""
+    """
+    `distilled_dir` becomes a data set: the teacher's answers as targets to train on, and as references of made-up sources; given ones
+    and the other splits keep their own references.
+    """
     task = Task.load(data.task)
     splits = load_splits(data.dataset_name, task)
     folder = Path(arguments.distilled_dir)
@@ -93,7 +96,8 @@ def write_data_set(arguments: DistillationArguments, data: DataArguments, seed: 
             sources += make(given, count, arguments.field_separator, seed, held_out | set(sources))
     write_answers(arguments, sources, task, folder)
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [{**row, "references": [row["target"]]} for row in rows if row["target"]]
+    known = {row["source"]: row["references"] for row in group_references(splits["train"])}
+    rows = [{**row, "references": known.get(row["source"], [row["target"]])} for row in rows if row["target"]]
     if not rows:
         raise ValueError(f"teacher {arguments.teacher} answered every source with nothing; is it trained on this task?")
     Dataset.from_list(rows).to_parquet(folder / "train.parquet")

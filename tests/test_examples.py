@@ -158,6 +158,11 @@ def test_distillation_writes_answers_resumes_and_trains(workspace):
     lines = whole.splitlines(keepends=True)
     train = {row["meaning_representation"] for row in load_dataset(str(workspace / "data"))["train"]}
     assert len(lines) == len(train) + 6 + 4
+    # Given sources keep what people wrote, made-up ones have the teacher's answer alone.
+    rows = load_dataset("parquet", data_files=str(workspace / "distilled" / "train.parquet"))["train"]
+    human = {row["human_reference"] for row in load_dataset(str(workspace / "data"))["train"]}
+    assert all(set(row["references"]) <= human for row in rows if row["source"] in train)
+    assert all(row["references"] == [row["target"]] for row in rows if row["source"] not in train)
     # An interruption in the middle of a line.
     path.write_bytes(b"".join(lines[:5]) + lines[5][:10])
     ran(
