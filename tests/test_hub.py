@@ -240,7 +240,7 @@ def test_config_round_trip_keeps_every_field():
     config = tiny_config(solver_note="kept", gate_temperature=0.7, eos_token_id=[2, 5])
     again = YanConfig.from_dict(config.to_dict())
     assert again.to_dict() == config.to_dict()
-    assert again.eos_token_ids == [2, 5]
+    assert again.eos_token_id == [2, 5]
 
 
 def test_the_shipped_model_carries_this_packages_code():

@@ -219,13 +219,6 @@ class YanConfig(PreTrainedConfig):
         """Layers of the encoder, the part that every class has."""
         return self.encoder_layers
 
-    @property
-    def eos_token_ids(self) -> list[int]:
-        """All ids that end a text."""
-        if self.eos_token_id is None:
-            return []
-        return list(self.eos_token_id) if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-
     def validate_sizes(self):
         """Checks ranges and combinations; runs in the constructor."""
         positive = (
