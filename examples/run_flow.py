@@ -7,6 +7,7 @@ Stages 2 and 3: trains the flow on source-target pairs, from an autoencoder, fro
 """
 
 import json
+import random
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +22,7 @@ from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.text_generation import generate_texts
 from modeling_yan.training.budget import apply_budget, with_earlier_stages
+from modeling_yan.training.pair_selection import DataCollatorForSeveralTargets, YanPairSelectionTrainer
 from modeling_yan.training.samples import SamplesCallback
 from modeling_yan.training.scripts import (
     ModelArguments,
@@ -32,7 +34,7 @@ from modeling_yan.training.scripts import (
 )
 from modeling_yan.training.stages import freeze
 from modeling_yan.training.tasks import Task, consensus_targets, group_references, load_splits
-from modeling_yan.training.tokenization import set_truncation_side, tokenize_pairs
+from modeling_yan.training.tokenization import group_labels, set_truncation_side, tokenize_pairs
 from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer
 
 
@@ -40,10 +42,15 @@ from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer
 class DataArguments:
     task: str = field(metadata={"help": "Name in configuration/tasks, or a YAML file."})
     dataset_name: str = field(metadata={"help": "Hub name or local folder."})
-    targets: Literal["all", "consensus"] = field(
+    targets: Literal["all", "consensus", "easiest"] = field(
         default="all",
-        metadata={"help": "consensus: of each training source only the reference that its others agree with most."},
+        metadata={
+            "help": "Of each training source: all references; consensus, only the one that its others agree with most; easiest, "
+            "at each update the one of num_targets that the model finds easiest."
+        },
     )
+    num_targets: int = field(default=4, metadata={"help": "References that compete, with --targets easiest."})
+    num_priors: int = field(default=1, metadata={"help": "Priors that compete for each reference."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows only."})
     max_source_length: int | None = field(default=None, metadata={"help": "Tokens of a source, instead of the task's."})
@@ -98,6 +105,8 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         fill_canvas=data.fill_canvas,
     )
     train_set = tokenized(splits["train"])
+    if data.targets == "easiest":
+        train_set = group_labels(train_set)
     evaluations = {}
     for name in [s for s in ("validation", "test") if s in splits]:
         rows = group_references(splits[name])
@@ -129,15 +138,21 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         texts = decode(prediction.predictions)[: len(chosen)]
         return score_texts(texts, chosen["references"])
 
-    trainer = YanSeq2SeqTrainer(
+    trainer_class, collator, options = YanSeq2SeqTrainer, DataCollatorForSeq2Seq(tokenizer), {}
+    if data.targets == "easiest" or data.num_priors > 1:
+        trainer_class, options = YanPairSelectionTrainer, {"num_priors": data.num_priors}
+        generator = random.Random(training.seed)
+        collator = DataCollatorForSeveralTargets(tokenizer, num_targets=data.num_targets, generator=generator)
+    trainer = trainer_class(
         model=model,
         args=training,
         train_dataset=train_set,
         eval_dataset=eval_set,
-        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        data_collator=collator,
         processing_class=tokenizer,
         compute_metrics=metrics,
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
+        **options,
     )
     if chosen is not None and data.num_samples and training.eval_strategy != "no":
         shown = chosen.select(range(min(data.num_samples, len(chosen))))
@@ -160,6 +175,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         "seed": training.seed,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "last_terms": trainer.last_terms(),
     }
     trainer.save_model()
     for name, rows in evaluations.items():

@@ -1,5 +1,5 @@
 """
-Tables of what run_evaluation.py measured: printed, or put in their places on a page.
+Tables of what run_evaluation.py and run_sweep.py measured: printed, or put in their places on a page.
 
     python examples/run_quality_report.py results/quality_e2e.json
     python examples/run_quality_report.py --page docs/quality.md
@@ -9,17 +9,18 @@ import argparse
 import json
 from pathlib import Path
 
-from modeling_yan.evaluation.report import fill_page, quality_tables
+from modeling_yan.evaluation.report import fill_page, quality_tables, sweep_table
 from modeling_yan.training.scripts import run_script
 
 
 def table_of(path: str | Path) -> str:
-    return quality_tables(json.loads(Path(path).read_text(encoding="utf-8")))
+    report = json.loads(Path(path).read_text(encoding="utf-8"))
+    return sweep_table(report) if isinstance(report, list) else quality_tables(report)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="*", type=Path, help="files of run_evaluation.py, to print")
+    parser.add_argument("results", nargs="*", type=Path, help="files of the two, to print")
     parser.add_argument("--page", type=Path, help="Markdown whose places name such files, from the working directory")
     arguments = parser.parse_args()
     if not arguments.results and arguments.page is None:

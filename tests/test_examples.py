@@ -264,6 +264,38 @@ def test_short_answers_on_a_filled_canvas_need_no_length(workspace):
     assert evaluated["length_head"] is None
 
 
+def test_a_sweep_measures_every_variant_once_and_goes_on_where_it_stopped(workspace):
+    recipe = {
+        "model_name_or_path": "autoencoder", "task": "e2e_nlg", "dataset_name": "data", "max_steps": 2, "report_to": "none",
+        "per_device_train_batch_size": 4, "use_cpu": True, "save_strategy": "no", "output_dir": "unused",
+        "config_overrides": {"unroll_steps": 1, "flow_layers": 2},
+    }  # fmt: skip
+    sweep = {
+        "recipe": "recipe-sweep.yaml",
+        "common": {"max_eval_samples": 2},
+        "evaluation": {"split": "validation", "max_rows": 2, "steps": 1, "candidates": 1, "speed_rows": 1, "bootstrap": 2},
+        "variants": {"plain": None, "chosen": {"targets": "easiest", "num_targets": 2, "config_overrides": {"num_experts": 3}}},
+    }  # fmt: skip
+    (workspace / "recipe-sweep.yaml").write_text(json.dumps(recipe))
+    (workspace / "sweep.yaml").write_text(json.dumps(sweep))
+    arguments = ["sweep.yaml", "--output_dir", "swept", "--results", "sweep.json"]
+    assert "| chosen | 1 | 2 |" in ran("run_sweep.py", *arguments, cwd=workspace)
+    rows = json.loads((workspace / "sweep.json").read_text())
+    assert [(row["variant"], row["seed"]) for row in rows] == [("plain", 0), ("chosen", 0)]
+    assert all(row["training"]["updates"] == 2 and row["quality"] for row in rows)
+    assert "--targets easiest" in rows[1]["command"]
+    config = json.loads((workspace / "swept" / "chosen-0" / "config.json").read_text())
+    assert (config["unroll_steps"], config["flow_layers"], config["num_experts"]) == (1, 2, 3)
+    weights = workspace / "swept" / "plain-0" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    (workspace / "swept" / "plain-0" / "quality.json").unlink()
+    ran("run_sweep.py", *arguments, cwd=workspace)
+    assert weights.stat().st_mtime_ns == written
+    assert json.loads((workspace / "sweep.json").read_text())[1] == rows[1]
+    (workspace / "sweep.yaml").write_text("recipe: absent.yaml\nvariants: {plain: {}}")
+    assert "absent.yaml" in refused("run_sweep.py", *arguments, cwd=workspace)
+
+
 def test_step_distillation_script_scores_both_numbers_of_steps(workspace):
     ran(
         "run_step_distillation.py", "--model_name_or_path", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name",

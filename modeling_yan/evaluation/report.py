@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from statistics import mean
 
 METRICS = {"bleu": "BLEU-4", "rouge": "ROUGE-L", "exact_match": "exact match"}
 SCORES = {"bleu": "bleu", "rouge": "rougeL", "exact_match": "exact_match"}
@@ -130,6 +131,42 @@ def _speeds(speed: dict) -> str:
             f"{name} {summary['latency_ms']['median']:.1f} ms, {summary['tokens_per_second']:,.0f} tokens per second"
         )
     return f"Speed in the same run, batch 1, each writing its own answers: {'; '.join(parts)}.\n"
+
+
+def sweep_table(rows: list[dict]) -> str:
+    """
+    What `run_sweep.py` wrote, as Markdown: a line for each variant, means over its seeds and, behind several, the lowest and the highest.
+
+    Args:
+        rows: the parsed JSON, a row for each variant and seed.
+    """
+    metric, score = METRICS[rows[0]["metric"]], SCORES[rows[0]["metric"]]
+    variants: dict[str, list[dict]] = {}
+    for row in rows:
+        variants.setdefault(row["variant"], []).append(row)
+
+    def measured(row: dict) -> dict[str, float]:
+        found = {}
+        for q in row["quality"]:
+            if q["system"] == "YAN" and "variant" not in q and q["num_candidates"] == 1:
+                steps = q["num_inference_steps"]
+                found[f"{_length_name(q)}: {steps} step{'s' * (steps > 1)}"] = q[score]
+        return found
+
+    def line(name: str, runs: list[dict]) -> list[str]:
+        cells = [name, str(len(runs)), f"{mean(r['training']['updates'] for r in runs):,.0f}"]
+        cells += [f"{mean(r['training']['train_flops'] for r in runs) / 1e12:.1f}"]
+        cells += [f"{mean(r['training']['train_minutes'] for r in runs):.1f}"]
+        for column in columns:
+            values = [measured(run)[column] for run in runs]
+            spread = f" [{min(values):.1f}, {max(values):.1f}]" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.1f}{spread}")
+        return cells
+
+    columns = list(measured(rows[0]))
+    header = ["variant", "seeds", "updates", "TFLOP", "minutes", *columns]
+    text = f"{metric} over {rows[0]['rows']:,} rows of the {rows[0]['split']} split.\n\n"
+    return text + _markdown(header, [line(name, runs) for name, runs in variants.items()])
 
 
 def fill_page(page: str, table_of: Callable[[str], str]) -> str:

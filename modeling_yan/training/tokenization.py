@@ -92,3 +92,13 @@ def tokenize_sources(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_s
         return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
     return group_references(dataset).remove_columns("target").map(tokenize, batched=True, desc="tokenise")
+
+
+def group_labels(pairs: Dataset) -> Dataset:
+    """Rows of `tokenize_pairs` with the same source become one, whose `labels` are the list of all its answers."""
+    grouped: dict[tuple[int, ...], list[list[int]]] = {}
+    for ids, labels in zip(pairs["input_ids"], pairs["labels"], strict=True):
+        grouped.setdefault(tuple(ids), []).append(labels)
+    sources = [list(ids) for ids in grouped]
+    masks = [[1] * len(ids) for ids in sources]
+    return Dataset.from_dict({"input_ids": sources, "attention_mask": masks, "labels": list(grouped.values())})

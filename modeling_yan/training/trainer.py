@@ -184,6 +184,12 @@ class YanTrainerMixin:
             logs["memory_mib"] = round(memory_held(self.args.device) / 2**20, 1)
         super().log(logs, *args, **kwargs)
 
+    def last_terms(self) -> dict[str, float]:
+        """Loss terms and the shares of the experts in the last log entry of training; none if nothing was logged."""
+        logged = [entry for entry in self.state.log_history if "loss" in entry]
+        last = logged[-1] if logged else {}
+        return {n: value for n, value in last.items() if n in LOSS_TERMS or n.startswith("expert_usage_")}
+
     def create_model_card(self, *args, **kwargs) -> None:
         """As in Trainer; names the model that training started from, where there was one."""
         started_from = getattr(self.accelerator.unwrap_model(self.model).config, "name_or_path", None)

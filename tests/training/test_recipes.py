@@ -20,6 +20,7 @@ from modeling_yan.training.tokenization import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configuration" / "training").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "configuration" / "sweeps").glob("*.yaml"))
 TEXTS = ["The river runs past the pub.", "A cheap café near the Vaults!", "", None, "The river runs past the pub."]
 
 
@@ -61,6 +62,21 @@ def test_every_recipe_parses_and_fits_its_model(recipe, monkeypatch, tmp_path):
     assert longest <= config.max_position_embeddings
     with torch.device("meta"):
         YanForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_changes_what_its_recipe_has(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    script = data_arguments("run_sweep.py")
+    sweep = script["load_sweep"](path)
+    parser = HfArgumentParser(
+        (ModelArguments, data_arguments("run_flow.py")["DataArguments"], Seq2SeqTrainingArguments)
+    )
+    for changes in sweep["variants"].values():
+        flags = script["as_flags"](script["merge"](sweep["common"], changes or {}))
+        monkeypatch.setattr(sys, "argv", ["script", sweep["recipe"], *flags, "--output_dir", str(tmp_path)])
+        model_arguments, *_ = parse_arguments(parser)
+        load_preset("yan-tiny", **yaml.safe_load(model_arguments.config_overrides or "{}"))
 
 
 @pytest.fixture
