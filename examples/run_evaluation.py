@@ -54,6 +54,9 @@ def main() -> None:
     parser.add_argument("--length_candidates", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--baselines", nargs="*", default=[])
     parser.add_argument("--max_source_length", type=int, default=None, help="tokens of a source, instead of the task's")
+    parser.add_argument(
+        "--max_target_length", type=int, default=None, help="tokens of an answer, instead of the task's"
+    )
     parser.add_argument("--max_rows", type=int, default=None)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
@@ -81,6 +84,7 @@ def main() -> None:
 
     variants = {text: parse_variant(text) for text in arguments.variants}
     task = Task.load(arguments.task)
+    task = task.with_lengths(arguments.max_source_length, arguments.max_target_length)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
     model = load_text_model(arguments.model, dtype=torch.float32)
     for folder in arguments.baselines:
@@ -102,10 +106,7 @@ def main() -> None:
         len(ids)
         for ids in tokenizer(list(rows["target"]), truncation=True, max_length=task.max_target_length)["input_ids"]
     ]
-    sizes = {
-        "batch_size": arguments.batch_size,
-        "max_source_length": arguments.max_source_length or task.max_source_length,
-    }
+    sizes = {"batch_size": arguments.batch_size, "max_source_length": task.max_source_length}
     # A model of fixed canvases needs no length, and to give it one would give short answers away.
     canvas = model.generation_config.length_mode == "canvas"
     longest = model.generation_config.max_new_tokens if canvas else task.max_target_length

@@ -9,7 +9,7 @@ Stages 2 and 3: trains the flow on source-target pairs, from an autoencoder, fro
 import json
 import random
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -86,8 +86,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
     """Trains, saves model and tokenizer to `output_dir`, and returns the report it writes there."""
     resume = prepare_run(training)
     task = Task.load(data.task)
-    lengths = {name: getattr(data, name) for name in ("max_source_length", "max_target_length")}
-    task = replace(task, **{name: value for name, value in lengths.items() if value})
+    task = task.with_lengths(data.max_source_length, data.max_target_length)
     tokenizer = load_tokenizer(model_arguments)
     set_truncation_side(tokenizer, task.truncation_side)
     splits = load_splits(data.dataset_name, task, tokenizer.mask_token)

@@ -71,7 +71,11 @@ def main() -> None:
             measure += as_flags({"task": recipe["task"], "dataset_name": recipe["dataset_name"], **sweep["evaluation"]})
             for command, product in ((train, folder / "report.json"), (measure, measured)):
                 if not product.is_file():
-                    subprocess.run([sys.executable, SCRIPTS.parent / command[0], *command[1:]], check=True)
+                    done = subprocess.run([sys.executable, SCRIPTS.parent / command[0], *command[1:]])
+                    if done.returncode:
+                        raise ValueError(
+                            f"variant {name}, seed {seed} ended with status {done.returncode}: {shlex.join(command)}"
+                        )
             rows.append(
                 {
                     "variant": name,

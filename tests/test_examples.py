@@ -268,7 +268,7 @@ def test_a_sweep_measures_every_variant_once_and_goes_on_where_it_stopped(worksp
     recipe = {
         "model_name_or_path": "autoencoder", "task": "e2e_nlg", "dataset_name": "data", "max_steps": 2, "report_to": "none",
         "per_device_train_batch_size": 4, "use_cpu": True, "save_strategy": "no", "output_dir": "unused",
-        "config_overrides": {"unroll_steps": 1, "flow_layers": 2},
+        "config_overrides": {"unroll_steps": 1, "decoder_layers": 2},
     }  # fmt: skip
     sweep = {
         "recipe": "recipe-sweep.yaml",
@@ -285,7 +285,7 @@ def test_a_sweep_measures_every_variant_once_and_goes_on_where_it_stopped(worksp
     assert all(row["training"]["updates"] == 2 and row["quality"] for row in rows)
     assert "--targets easiest" in rows[1]["command"]
     config = json.loads((workspace / "swept" / "chosen-0" / "config.json").read_text())
-    assert (config["unroll_steps"], config["flow_layers"], config["num_experts"]) == (1, 2, 3)
+    assert (config["unroll_steps"], config["decoder_layers"], config["num_experts"]) == (1, 2, 3)
     weights = workspace / "swept" / "plain-0" / "model.safetensors"
     written = weights.stat().st_mtime_ns
     (workspace / "swept" / "plain-0" / "quality.json").unlink()

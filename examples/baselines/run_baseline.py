@@ -10,7 +10,7 @@ LLaDA's way. The first two also serve as teachers.
 
 import json
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +46,9 @@ class TwinArguments:
     dataset_name: str = field(metadata={"help": "Hub name or local folder."})
     tokenizer_name: str = field(metadata={"help": "Tokenizer folder or Hub name; YAN's own, for a fair peer."})
     max_source_length: int | None = field(default=None, metadata={"help": "Tokens of a source, instead of the task's."})
+    max_target_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a target (the canvas of masked diffusion), instead of the task's."}
+    )
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows only."})
     like: str | None = field(
         default=None, metadata={"help": "A YAN folder; the width is chosen to give as many parameters as it has."}
@@ -132,8 +135,7 @@ def main() -> None:
     arguments, training = parse_arguments(parser)
     set_seed(training.seed)
     task = Task.load(arguments.task)
-    if arguments.max_source_length:
-        task = replace(task, max_source_length=arguments.max_source_length)
+    task = task.with_lengths(arguments.max_source_length, arguments.max_target_length)
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name, trust_remote_code=True)
     set_truncation_side(tokenizer, task.truncation_side)
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)

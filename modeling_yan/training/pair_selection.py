@@ -3,13 +3,12 @@ Which prior and which right answer go together.
 
 The endpoint terms of the loss tie every target to an unrelated prior. Where several answers to a source are right they draw all priors
 to the mean of the answers, and the text repeats words. Here R of a source's answers and M priors for each of them compete, and only the
-pair that the model finds easiest is learned:
+pair that the model finds easiest is learned: the one whose endpoint and length cost least, by the loss terms and weights of the config,
 
-    (y, x_0) = argmin over R answers and M priors of  -log p_theta(L, y | source, x_0) / L
+    w_ce CE(D(z(x_0)), y) / L + w_ngram ngram_distance(D(z(x_0)), y) + w_length CE(length)
 
 R > 1 is hard expectation-maximisation over references: the flow settles on one manner of answering. M > 1 is best-of-M, the implicit
-maximum likelihood of arXiv 1809.09087: each answer keeps the priors that already lead to it. The probability is the policy of
-`reward.py`, experts the gate's argmax.
+maximum likelihood of arXiv 1809.09087: each answer keeps the priors that already lead to it. Experts are the gate's argmax.
 """
 
 import random
@@ -21,7 +20,7 @@ from transformers import DataCollatorForSeq2Seq
 from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.flow_matching_yan import token_cross_entropy
+from modeling_yan.flow_matching_yan import ngram_distance, token_cross_entropy
 from modeling_yan.training.trainer import YanSeq2SeqTrainer
 
 
@@ -67,7 +66,7 @@ def select_pairs(
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The most probable of R answers and M priors for each source, in evaluation mode.
+    The easiest of R answers and M priors for each source, in evaluation mode.
 
     Args:
         input_ids, attention_mask: sources (B, Lx).
@@ -94,11 +93,13 @@ def select_pairs(
         prior_noise=noise,
     )
     model.train(was_training)
-    lengths = canvas.sum(-1)
-    cost = token_cross_entropy(outputs.logits, flat).sum(-1)
+    lengths, config = canvas.sum(-1), model.config
+    cost = config.ce_loss_weight * token_cross_entropy(outputs.logits, flat).sum(-1) / lengths
+    if config.ngram_loss_weight:
+        cost = cost + config.ngram_loss_weight * ngram_distance(outputs.logits, flat, config.ngram_size)
     if outputs.length_logits is not None:
-        cost = cost + token_cross_entropy(outputs.length_logits, lengths - 1)
-    best = (cost / lengths).view(len(labels), repeats).argmin(-1)
+        cost = cost + config.length_loss_weight * token_cross_entropy(outputs.length_logits, lengths - 1)
+    best = cost.view(len(labels), repeats).argmin(-1)
     chosen = best + repeats * torch.arange(len(labels), device=best.device)
     longest = int(lengths[chosen].max())
     return flat[chosen, :longest], noise[chosen, :longest]

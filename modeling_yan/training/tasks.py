@@ -10,7 +10,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from string import Formatter
 
@@ -144,6 +144,11 @@ class Task:
                     f"{path.name}: {column} has function {options.get('function')!r}; known are {sorted(DERIVED_COLUMNS)}"
                 )
         return task
+
+    def with_lengths(self, max_source_length: int | None = None, max_target_length: int | None = None) -> "Task":
+        """The same task with other lengths in tokens, where they are given."""
+        lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
+        return replace(self, **{name: value for name, value in lengths.items() if value})
 
     def render(self, row: dict, mask_token: str = "<mask>") -> dict:
         """One row of the data set -> `{"source": str, "target": str, "references": [str, …]}`."""

@@ -17,6 +17,7 @@ LOSS_TERMS = (
     "nll_loss",
     "mse_loss",
     "ce_loss",
+    "ngram_loss",
     "denoising_ce_loss",
     "length_loss",
     "gate_entropy",
