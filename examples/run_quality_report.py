@@ -9,13 +9,12 @@ import argparse
 import json
 from pathlib import Path
 
-from modeling_yan.evaluation.report import fill_page, quality_tables, sweep_table
+from modeling_yan.evaluation.report import fill_page, tables
 from modeling_yan.training.scripts import run_script
 
 
 def table_of(path: str | Path) -> str:
-    report = json.loads(Path(path).read_text(encoding="utf-8"))
-    return sweep_table(report) if isinstance(report, list) else quality_tables(report)
+    return tables(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 def main() -> None:

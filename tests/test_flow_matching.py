@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -274,3 +275,65 @@ def test_cross_entropy_ignores_padding_and_smooths():
     smooth = fm.token_cross_entropy(logits, labels, label_smoothing=0.2)
     log_probs = logits[0, 1].log_softmax(-1)
     torch.testing.assert_close(smooth[0, 1], -0.8 * log_probs[4] - 0.2 * log_probs.mean())
+
+
+def ngrams(ids, size: int) -> Counter:
+    return Counter(tuple(ids[i : i + size]) for i in range(len(ids) - size + 1))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_ngram_distance_of_a_certain_text_counts_what_it_shares_with_the_target(size):
+    generator = torch.Generator().manual_seed(0)
+    texts, labels = torch.randint(3, (2, 8, 7), generator=generator)
+    lengths = [7, 6, 5, 3, 7, 4, 7, 2]
+    for row, length in enumerate(lengths):
+        labels[row, length:] = -100
+    certain = 1000.0 * torch.nn.functional.one_hot(texts, 3)
+    found = fm.ngram_distance(certain, labels, size)
+    for row, length in enumerate(lengths):
+        written, wanted = (ngrams(x[row, :length].tolist(), size) for x in (texts, labels))
+        total = sum(wanted.values())
+        expected = 1 - sum((written & wanted).values()) / total if total else 0
+        assert found[row].item() == pytest.approx(expected, abs=1e-6)
+    assert (fm.ngram_distance(1000.0 * torch.nn.functional.one_hot(labels.clamp_min(0), 3), labels, size) < 1e-6).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_ngram_distance_expects_over_all_texts(size):
+    logits, target = random(1, 4, 3, dtype=torch.float32), [0, 1, 0, 1]
+    probs, expected = logits[0].softmax(-1), Counter()
+    for text in itertools.product(range(3), repeat=4):
+        share = math.prod(probs[i, token].item() for i, token in enumerate(text))
+        for gram, count in ngrams(text, size).items():
+            expected[gram] += share * count
+    wanted = ngrams(target, size)
+    matched = sum(min(expected[gram], count) for gram, count in wanted.items())
+    found = fm.ngram_distance(logits, torch.tensor([target]), size)
+    assert found.item() == pytest.approx(1 - matched / (5 - size), abs=1e-6)
+
+
+def test_ngram_distance_forgives_a_shift_and_sees_a_repetition():
+    labels = torch.tensor([[4, 5, 6, 7, 8, 9]])
+
+    def distance(text: list[int]) -> float:
+        return fm.ngram_distance(1000.0 * torch.nn.functional.one_hot(torch.tensor([text]), 10), labels).item()
+
+    assert distance([3, 4, 5, 6, 7, 8]) == pytest.approx(0.2)
+    assert distance([4, 5, 4, 5, 4, 5]) == pytest.approx(0.8)
+
+
+def test_ngram_distance_has_the_gradient_of_its_value_and_none_from_padding():
+    logits = random(2, 5, 4, dtype=torch.float32).requires_grad_()
+    labels = torch.tensor([[0, 1, 2, 0, 3], [2, 2, 1, -100, -100]])
+    fm.ngram_distance(logits, labels).sum().backward()
+    assert (logits.grad[1, 3:] == 0).all()
+    assert (logits.grad[1, :3] != 0).all()
+    step = 1e-2
+    for place in [(0, 1, 1), (0, 4, 3), (1, 0, 2)]:
+        higher, lower = logits.detach().clone(), logits.detach().clone()
+        higher[place] += step
+        lower[place] -= step
+        slope = (fm.ngram_distance(higher, labels) - fm.ngram_distance(lower, labels)).sum() / (2 * step)
+        assert logits.grad[place].item() == pytest.approx(slope.item(), abs=1e-4)
+    alone = fm.ngram_distance(logits[1:, :3], labels[1:, :3])
+    torch.testing.assert_close(fm.ngram_distance(logits, labels)[1:], alone)

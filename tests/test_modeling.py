@@ -12,6 +12,7 @@ from modeling_yan import (
     YanForTokenClassification,
     YanModel,
 )
+from modeling_yan.flow_matching_yan import ngram_distance
 from modeling_yan.layers_yan import YanExperts, YanTimeEmbedding, route_tokens
 
 from .conftest import VOCAB_SIZE, source_batch, tiny_config, tiny_model
@@ -79,7 +80,7 @@ def test_canvas_padding_changes_nothing(model):
 
 
 def test_every_loss_term_is_there_and_adds_up():
-    model = tiny_model(**ALL_TERMS)
+    model = tiny_model(ngram_loss_weight=0.3, **ALL_TERMS)
     ids, mask = source_batch()
     labels = target_labels()
     outputs = model(ids, mask, labels=labels, **pinned_draws(labels))
@@ -87,6 +88,7 @@ def test_every_loss_term_is_there_and_adds_up():
         "nll_loss",
         "mse_loss",
         "ce_loss",
+        "ngram_loss",
         "denoising_ce_loss",
         "length_loss",
         "gate_entropy",
@@ -174,6 +176,16 @@ def test_length_loss_is_the_cross_entropy_of_the_number_of_labels(model):
     torch.testing.assert_close(outputs.length_loss, ((per_row * lengths).sum() / lengths.sum()).detach())
 
 
+def test_ngram_loss_is_that_of_the_endpoint_and_counts_rows_by_their_tokens():
+    model, (ids, mask), labels = tiny_model(ngram_loss_weight=1.0, ngram_size=3), source_batch(), target_labels()
+    outputs = model(ids, mask, labels=labels, **pinned_draws(labels))
+    lengths = (labels != -100).sum(-1)
+    distances = ngram_distance(outputs.logits, labels, 3)
+    torch.testing.assert_close(outputs.ngram_loss, ((distances * lengths).sum() / lengths.sum()).detach())
+    with pytest.raises(ValueError, match="loss_chunk_size"):
+        tiny_model(ngram_loss_weight=1.0, loss_chunk_size=8)
+
+
 def test_unrolled_endpoint_is_the_plain_euler_solution_with_all_experts(model):
     ids, mask = source_batch()
     labels = target_labels()
@@ -191,7 +203,7 @@ def test_unrolled_endpoint_is_the_plain_euler_solution_with_all_experts(model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("prediction_type", ["velocity", "data"])
 def test_losses_and_gradients_are_finite(dtype, prediction_type):
-    model = tiny_model(prediction_type=prediction_type, **ALL_TERMS).to(dtype).train()
+    model = tiny_model(prediction_type=prediction_type, ngram_loss_weight=0.3, **ALL_TERMS).to(dtype).train()
     ids, mask = source_batch()
     labels = target_labels()
     # A row without any label must not poison the others.

@@ -169,6 +169,11 @@ def sweep_table(rows: list[dict]) -> str:
     return text + _markdown(header, [line(name, runs) for name, runs in variants.items()])
 
 
+def tables(report: dict | list[dict]) -> str:
+    """Of a file of `run_evaluation.py`, or of `run_sweep.py`."""
+    return sweep_table(report) if isinstance(report, list) else quality_tables(report)
+
+
 def fill_page(page: str, table_of: Callable[[str], str]) -> str:
     """
     Puts tables in their places, `<!-- table: NAME -->` to `<!-- end of table -->`, and leaves all else as it is.

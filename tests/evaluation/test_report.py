@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modeling_yan.evaluation.quality import parse_variant
-from modeling_yan.evaluation.report import fill_page, quality_tables, sweep_table
+from modeling_yan.evaluation.report import fill_page, quality_tables, sweep_table, tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +99,7 @@ def test_only_the_places_of_a_page_change():
 
 def test_the_page_in_docs_shows_what_was_measured():
     page = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
-    assert fill_page(page, lambda name: quality_tables(json.loads((ROOT / name).read_text(encoding="utf-8")))) == page
+    assert fill_page(page, lambda name: tables(json.loads((ROOT / name).read_text(encoding="utf-8")))) == page
 
 
 def test_variants_are_options_with_yaml_values():
