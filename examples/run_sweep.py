@@ -76,15 +76,9 @@ def main() -> None:
                         raise ValueError(
                             f"variant {name}, seed {seed} ended with status {done.returncode}: {shlex.join(command)}"
                         )
-            rows.append(
-                {
-                    "variant": name,
-                    "seed": seed,
-                    "command": f"python {shlex.join(train)}",
-                    "training": json.loads((folder / "report.json").read_text(encoding="utf-8")),
-                    **json.loads(measured.read_text(encoding="utf-8")),
-                }
-            )
+            row = json.loads(measured.read_text(encoding="utf-8"))
+            row["training"] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            rows.append({"variant": name, "command": f"python {shlex.join(train)}", **row, "seed": seed})
             arguments.results.parent.mkdir(parents=True, exist_ok=True)
             arguments.results.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(sweep_table(rows))

@@ -49,6 +49,20 @@ def test_a_budget_becomes_updates(tmp_path):
         apply_budget(trainer, 1e3)
 
 
+def test_rows_of_different_length_are_counted_in_their_proportion(tmp_path):
+    """Sorted by length, the first batches are the longest."""
+    trainer = make_trainer(tmp_path, train_sampling_strategy="group_by_length")
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 16, (400,), generator=generator).tolist()
+    rows = [{"input_ids": [5] * n, "attention_mask": [1] * n, "labels": [8, 2]} for n in lengths]
+    trainer.train_dataset = Dataset.from_list(rows)
+    counted = flops_per_update(trainer)
+    every = flops_per_update(trainer, batches=50)
+    assert counted == pytest.approx(every, rel=0.15)
+    first = next(iter(trainer.get_train_dataloader()))["input_ids"].shape[1]
+    assert first == max(lengths)
+
+
 def test_accumulated_batches_count_and_nothing_else_changes(tmp_path):
     trainer = make_trainer(tmp_path, gradient_accumulation_steps=2)
     weights = {name: p.clone() for name, p in trainer.model.named_parameters()}
