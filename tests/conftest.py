@@ -4,6 +4,9 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported, here and in the scripts that tests start: workers are as many as cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

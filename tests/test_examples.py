@@ -107,6 +107,7 @@ def test_flow_trains_from_the_autoencoder_logs_every_term_and_resumes(workspace)
     assert all((workspace / "flow" / name).stat().st_size > 10_000 for name in ("training.png", "latents.png"))
     report = json.loads((workspace / "flow" / "report.json").read_text())
     assert report["updates"] == 4
+    assert {"nll_loss", "expert_usage_1"} <= report["last_terms"].keys()
     assert report["latents"]["std"] > 0
     assert report["trained_parameters"] < report["parameters"]
     assert "bleu" in report["validation"]

@@ -167,3 +167,11 @@ def test_local_folders_load_and_empty_ones_say_so(tmp_path):
 def test_last_word_and_label_functions():
     assert DERIVED_COLUMNS["last_word"](["a b c."]) == "c."
     assert DERIVED_COLUMNS["label"]([1], names=["no", "yes"]) == "1 yes"
+
+
+def test_lengths_are_replaced_only_where_given():
+    task = Task.load("squad")
+    shorter = task.with_lengths(max_source_length=10)
+    assert (shorter.max_source_length, shorter.max_target_length) == (10, task.max_target_length)
+    assert task.with_lengths(None, 5).max_target_length == 5
+    assert task.with_lengths() == task
