@@ -76,6 +76,9 @@ class YanConfig(PreTrainedConfig):
         length_head (`bool`, defaults to `True`): Whether the model predicts the length of its answer.
         length_loss_weight, nll_loss_weight, mse_loss_weight, ce_loss_weight, gate_entropy_weight,
         load_balance_weight, mmd_loss_weight, latent_l2_weight (`float`): Weights of the loss terms.
+        ngram_loss_weight (`float`, defaults to 0.0): Weight of a term the paper does not have: the share of the target's n-grams that
+            the endpoint is not expected to hold, wherever they stand (`ngram_distance`). For sources with many right answers.
+        ngram_size (`int`, defaults to 2): n of that term.
         denoising_ce_loss_weight (`float`, defaults to 0.0): Weight of a term the paper does not have: cross-entropy of
             the endpoint that one step from the likelihood's own `x_t` reaches. It costs a decoder pass and no trunk pass.
         loss_chunk_size (`int`, *optional*): Positions whose logits the training loss holds at once, for vocabularies so large
@@ -147,6 +150,8 @@ class YanConfig(PreTrainedConfig):
     nll_loss_weight: float | int = 1.0
     mse_loss_weight: float | int = 1.0
     ce_loss_weight: float | int = 1.0
+    ngram_loss_weight: float | int = 0.0
+    ngram_size: int = 2
     denoising_ce_loss_weight: float | int = 0.0
     gate_entropy_weight: float | int = 0.0
     load_balance_weight: float | int = 0.0
@@ -224,7 +229,7 @@ class YanConfig(PreTrainedConfig):
         positive = (
             "vocab_size hidden_size num_attention_heads intermediate_size max_position_embeddings encoder_layers "
             "flow_layers num_experts gate_temperature gate_hidden_size velocity_std prior_std time_sampling_alpha "
-            "time_sampling_beta unroll_steps num_experts_per_token loss_chunk_size layer_norm_eps mamba_d_state mamba_d_conv mamba_expand"
+            "time_sampling_beta unroll_steps ngram_size num_experts_per_token loss_chunk_size layer_norm_eps mamba_d_state mamba_d_conv mamba_expand"
         )
         for name in positive.split():
             value = getattr(self, name)
@@ -232,7 +237,7 @@ class YanConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={value} must be greater than 0")
         not_negative = (
             "decoder_layers latent_noise length_loss_weight nll_loss_weight mse_loss_weight ce_loss_weight "
-            "denoising_ce_loss_weight gate_entropy_weight load_balance_weight mmd_loss_weight latent_l2_weight embedding_std"
+            "ngram_loss_weight denoising_ce_loss_weight gate_entropy_weight load_balance_weight mmd_loss_weight latent_l2_weight embedding_std"
         )
         for name in not_negative.split():
             if getattr(self, name) < 0:
@@ -240,6 +245,10 @@ class YanConfig(PreTrainedConfig):
         for name in ("hidden_dropout_prob", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and less than 1")
+        if self.ngram_loss_weight and self.loss_chunk_size is not None:
+            raise ValueError(
+                f"ngram_loss_weight={self.ngram_loss_weight} needs the logits of all positions at once; leave loss_chunk_size out"
+            )
         if self.num_experts_per_token is not None and self.num_experts_per_token > self.num_experts:
             raise ValueError(
                 f"num_experts_per_token={self.num_experts_per_token} is more than num_experts={self.num_experts}"

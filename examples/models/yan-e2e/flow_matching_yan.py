@@ -317,3 +317,39 @@ def chunked_token_cross_entropy(
 
     pairs = zip(states.flatten(0, -2).split(chunk_size), labels.flatten().split(chunk_size))
     return torch.cat([checkpoint(loss, *pair, use_reentrant=False) for pair in pairs]).view(labels.shape)
+
+
+def ngram_distance(logits: Tensor, labels: Tensor, size: int = 2) -> Tensor:
+    """
+    Share of a target's n-grams that the tokens of independent positions are not expected to hold, in [0, 1] (bag-of-n-grams difference,
+    arXiv 1911.09320): no position is asked for a certain token, so that a text that is right but shifted by a word costs little, and a
+    repeated word gains nothing.
+
+        1 - sum_g min(E[count of g], count of g in the target) / (L - n + 1),   E[count of g] = sum_i prod_m p_(i+m)(g_m)
+
+    Args:
+        logits: (B, L, V).
+        labels: (B, L), -100 is padding at the end of a row.
+        size: n. A target shorter than that has no n-gram, and distance 0.
+
+    Returns:
+        (B,), differentiable and exact: nothing is sampled.
+    """
+    rows, length = labels.shape
+    valid = labels != -100
+    targets = labels.masked_fill(~valid, 0)
+    both = valid.unsqueeze(2) & valid.unsqueeze(1)
+    # (B, i, j): probability of target token j at position i, and whether the targets i and j are the same.
+    probs = logits.float().softmax(-1).gather(-1, targets.unsqueeze(1).expand(rows, length, length)) * both
+    equal = (targets.unsqueeze(2) == targets.unsqueeze(1)) & both
+
+    def along_diagonals(x: Tensor) -> Tensor:
+        # The n-gram that begins at j, at position i.
+        shifted = [F.pad(x, (0, m, 0, m))[:, m : m + length, m : m + length] for m in range(size)]
+        return torch.stack(shifted).prod(0)
+
+    begins = F.pad(valid, (0, size - 1))[:, size - 1 :]
+    counts = along_diagonals(equal.to(probs)).sum(1).clamp_min(1)
+    matched = torch.minimum(along_diagonals(probs).sum(1), counts) / counts
+    number = begins.sum(1)
+    return torch.where(number > 0, 1 - (matched * begins).sum(1) / number.clamp_min(1), 0)

@@ -1,18 +1,15 @@
 """YAN models: the encoder and its heads, the autoencoder (stage 1) and the flow (stages 2 and 3)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from transformers.modeling_outputs import (
     BaseModelOutput,
-    MaskedLMOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_yan import YanConfig
@@ -25,6 +22,7 @@ from .flow_matching_yan import (
     masked_mean,
     mixture_nll,
     mmd_to_standard_normal,
+    ngram_distance,
     responsibilities,
     sample_timesteps,
     select_experts,
@@ -41,75 +39,10 @@ from .layers_yan import (
     masked_mean_pool,
     route_tokens,
 )
+from .outputs_yan import YanMaskedLMOutput, YanModelOutput, YanSeq2SeqLMOutput
 
 # What classes without a flow pass over in a checkpoint that has one. YAN's own position table is the encoder's too.
 FLOW_KEYS = [r"^model\.flow\.", r"^model\.encoder\.embeddings\.position_embeddings\."]
-
-
-@dataclass
-class YanModelOutput(ModelOutput):
-    """
-    Args:
-        last_hidden_state: source states h (B, Lx, d).
-        velocities: all experts at the given canvas state (B, Ly, K, d); only with `x_t`.
-        gate_probs: gate at the given canvas state (B, Ly, K), float32; only with `x_t`.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    velocities: torch.FloatTensor | None = None
-    gate_probs: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class YanMaskedLMOutput(MaskedLMOutput):
-    """
-    Args:
-        loss: weighted sum of the terms below; only with `labels`.
-        logits: (B, L, V).
-        latents: encoder output the logits were decoded from (B, L, d).
-        ce_loss, mmd_loss, latent_l2: the terms, unweighted and detached; None where the weight is 0.
-    """
-
-    latents: torch.FloatTensor | None = None
-    ce_loss: torch.FloatTensor | None = None
-    mmd_loss: torch.FloatTensor | None = None
-    latent_l2: torch.FloatTensor | None = None
-
-
-@dataclass
-class YanSeq2SeqLMOutput(ModelOutput):
-    """
-    Args:
-        loss: weighted sum of the terms below; only with `labels`.
-        logits: decoder of the unrolled endpoint (B, Ly, V).
-        length_logits: over lengths 1 .. max_position_embeddings (B, max_position_embeddings).
-        latents: the unrolled endpoint (B, Ly, d).
-        encoder_last_hidden_state: source states h (B, Lx, d).
-        hidden_states, attentions: of the encoder over the source, when asked for.
-        nll_loss, mse_loss, ce_loss, denoising_ce_loss, length_loss, gate_entropy, load_balance, mmd_loss, latent_l2:
-            the terms, unweighted and detached; None where the weight is 0, but for `gate_entropy`, which is always told.
-        expert_usage: mean gate probability of each expert over the target tokens (K,); only with `labels`.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    length_logits: torch.FloatTensor | None = None
-    latents: torch.FloatTensor | None = None
-    encoder_last_hidden_state: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    nll_loss: torch.FloatTensor | None = None
-    mse_loss: torch.FloatTensor | None = None
-    ce_loss: torch.FloatTensor | None = None
-    denoising_ce_loss: torch.FloatTensor | None = None
-    length_loss: torch.FloatTensor | None = None
-    gate_entropy: torch.FloatTensor | None = None
-    load_balance: torch.FloatTensor | None = None
-    mmd_loss: torch.FloatTensor | None = None
-    latent_l2: torch.FloatTensor | None = None
-    expert_usage: torch.FloatTensor | None = None
 
 
 class YanModel(YanPreTrainedModel):
@@ -313,9 +246,9 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                 evaluation losses are comparable.
             num_items_in_batch: target tokens in the whole batch, when this is one of its micro-batches.
 
-        In training without weight on the endpoint (`mse_loss_weight`, `ce_loss_weight`) it is not computed: no `logits`, no `latents`.
+        In training without weight on the endpoint (`mse_loss_weight`, `ce_loss_weight`, `ngram_loss_weight`) it is not computed: no `logits`, no `latents`.
 
-        Every term is a sum over target tokens divided by `num_items_in_batch` (a row's length loss counts by its
+        Every term is a sum over target tokens divided by `num_items_in_batch` (a row's length and n-gram losses count by its
         tokens), so that micro-batches add up to the whole batch. Two terms, off by default, are statistics of a batch
         and give the mean over micro-batches instead: `load_balance` and `mmd_loss`.
         """
@@ -345,7 +278,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         training = self.training and labels is not None
         chunked = training and config.loss_chunk_size is not None
         endpoint = states = logits = None
-        if not training or config.mse_loss_weight or config.ce_loss_weight:
+        if not training or config.mse_loss_weight or config.ce_loss_weight or config.ngram_loss_weight:
             endpoint = self._unroll(x_0, condition, expert_indices, generator, sample=labels is not None)
             states = self.decoder.states(endpoint)
             logits = None if chunked else self.decoder.lm_head(states)
@@ -392,13 +325,18 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                 "ce_loss": lambda: per_token(
                     self.decoder.cross_entropy(states, targets, config.label_smoothing, logits)
                 ),
+                "ngram_loss": lambda: self._per_row(
+                    ngram_distance(logits, targets, config.ngram_size), canvas_mask, count
+                ),
                 "denoising_ce_loss": lambda: per_token(
                     self.decoder.cross_entropy(
                         self.decoder.states(self._one_step_endpoint(x_0, x_1, timesteps, velocities, gate_log_probs)),
                         targets,
                     )
                 ),
-                "length_loss": lambda: self._length_loss(length_logits, canvas_mask, count),
+                "length_loss": lambda: self._per_row(
+                    token_cross_entropy(length_logits, (canvas_mask.sum(-1) - 1).clamp_min(0)), canvas_mask, count
+                ),
                 "gate_entropy": lambda: per_token(gate_entropy(gate)),
                 "load_balance": lambda: load_balance(gate.exp(), canvas_mask) * share,
                 "mmd_loss": lambda: mmd_to_standard_normal(latents[canvas_mask], generator=generator) * share,
@@ -481,10 +419,9 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         return linear_path(x_0, x_1, timesteps) + (1 - timesteps)[:, None, None] * chosen
 
     @staticmethod
-    def _length_loss(length_logits: torch.Tensor, canvas_mask: torch.Tensor, count) -> torch.Tensor:
-        lengths = canvas_mask.sum(-1)
-        per_row = token_cross_entropy(length_logits, (lengths - 1).clamp_min(0))
-        return (per_row * lengths).sum() / count
+    def _per_row(values: torch.Tensor, canvas_mask: torch.Tensor, count) -> torch.Tensor:
+        """A row's value (B,) counts by its tokens."""
+        return (values * canvas_mask.sum(-1)).sum() / count
 
 
 class _YanEncoderWithHead(YanPreTrainedModel):
