@@ -35,7 +35,8 @@ def measure_speed(systems: dict, tokenizer, sources: list[str], max_source_lengt
     def timed(model, options: dict):
         def generate(item) -> int:
             ids = model.generate(**item, max_new_tokens=max_new_tokens, **options)
-            start = 0 if is_seq2seq(model) else item["input_ids"].shape[1]
+            # What an answer begins with is not written: the prompt, or the token that starts a decoder.
+            start = int(model.config.is_encoder_decoder) if is_seq2seq(model) else item["input_ids"].shape[1]
             return count_tokens(ids[:, start:], tokenizer.pad_token_id, tokenizer.eos_token_id)
 
         return generate

@@ -84,7 +84,7 @@ def quality_tables(report: dict) -> str:
     ]
     labels = {"rougeL": "ROUGE-L", "f1": "token F1"}
     header = ["system", "parameters", "training", "minutes", "steps", metric, *(labels[name] for name in shared)]
-    text = f"{report['rows']:,} rows of the {report['split']} split, seed {report['seed']}, {report['threads']} threads.\n\n"
+    text = f"{report['rows']:,} rows of the {report['split']} split, seed {report['seed']}, {report['threads']} thread{'s' * (report['threads'] > 1)}.\n\n"
     text += _markdown([*header, "Self-BLEU", "word entropy"], table)
 
     steps = sorted({row["num_inference_steps"] for row in yan})
