@@ -84,8 +84,7 @@ def main() -> None:
     logging.disable_progress_bar()
 
     variants = {text: parse_variant(text) for text in arguments.variants}
-    task = Task.load(arguments.task)
-    task = task.with_lengths(arguments.max_source_length, arguments.max_target_length)
+    task = Task.load(arguments.task).with_lengths(arguments.max_source_length, arguments.max_target_length)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
     model = load_text_model(arguments.model, dtype=torch.float32)
     for folder in arguments.baselines:

@@ -85,8 +85,7 @@ def lora_config(rank: int) -> LoraConfig:
 def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2SeqTrainingArguments) -> dict:
     """Trains, saves model and tokenizer to `output_dir`, and returns the report it writes there."""
     resume = prepare_run(training)
-    task = Task.load(data.task)
-    task = task.with_lengths(data.max_source_length, data.max_target_length)
+    task = Task.load(data.task).with_lengths(data.max_source_length, data.max_target_length)
     tokenizer = load_tokenizer(model_arguments)
     set_truncation_side(tokenizer, task.truncation_side)
     splits = load_splits(data.dataset_name, task, tokenizer.mask_token)

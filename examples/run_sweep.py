@@ -60,7 +60,7 @@ def main() -> None:
             folder = arguments.output_dir / f"{name}-{seed}"
             measured = folder / "quality.json"
             changed = merge(
-                {k: v for k, v in recipe.items() if k == "config_overrides"},
+                {"config_overrides": recipe.get("config_overrides", {})},
                 sweep["common"],
                 changes or {},
                 {"seed": seed},

@@ -51,7 +51,7 @@ SORTED_TOGETHER = 50
 def flops_per_update(trainer: Trainer, batches: int = 5) -> float:
     """
     Floating-point operations of one update, forward and backward, as `WorkCounter` counts them: the mean over some of the first 50
-    batches, evenly spaced. Nothing is changed: neither weights nor random states.
+    batches, evenly spaced. Nothing is changed: neither weights nor torch's random states.
     """
     model = trainer.model
     was_training = model.training
