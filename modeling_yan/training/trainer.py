@@ -30,8 +30,8 @@ EMA_FILE = "ema.safetensors"
 
 class EMACallback(TrainerCallback):
     """
-    Exponential moving average of the trained weights. It is saved beside each checkpoint, restored on resume, used in
-    evaluation by `YanTrainerMixin`, and becomes the model's weights when training ends.
+    Exponential moving average of the trained weights. `YanTrainerMixin` saves it with each checkpoint and evaluates with
+    it; it is restored on resume and becomes the model's weights when training ends.
 
     Args:
         decay: share of the old average kept at each update; early updates use `(1 + n) / (10 + n)` where smaller.
@@ -63,10 +63,10 @@ class EMACallback(TrainerCallback):
         for name, parameter in self._trained(model).items():
             self.average[name].lerp_(parameter.float(), 1 - decay)
 
-    def on_save(self, args, state, control, **kwargs):
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if args.should_save and folder.is_dir():
-            save_file(self.average, folder / EMA_FILE)
+    def save(self, folder: Path) -> None:
+        """Writes the average into a checkpoint's folder, made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.average, folder / EMA_FILE)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         for name, parameter in self._trained(model).items():
@@ -156,6 +156,10 @@ class YanTrainerMixin:
         """As in Trainer; what could not be written to its end is removed, and the error says where to go on from."""
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         try:
+            average = self._average()
+            if average is not None and self.args.should_save:
+                # Before Trainer's state, whose presence says that the checkpoint was written to its end.
+                average.save(folder)
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -199,9 +203,12 @@ class YanTrainerMixin:
         kwargs.setdefault("tags", ["yan", "flow-matching"])
         super().create_model_card(*args, **kwargs)
 
+    def _average(self) -> EMACallback | None:
+        return next((c for c in self.callback_handler.callbacks if isinstance(c, EMACallback) and c.average), None)
+
     def evaluation_weights(self):
         """A context in which the model has the weights that evaluation uses: averaged ones, where there are."""
-        average = next((c for c in self.callback_handler.callbacks if isinstance(c, EMACallback) and c.average), None)
+        average = self._average()
         return nullcontext() if average is None else average.applied(self.accelerator.unwrap_model(self.model))
 
     def evaluation_loop(self, *args, **kwargs):

@@ -169,6 +169,22 @@ def test_average_that_cannot_be_restored_is_refused(tmp_path):
         trainer(tmp_path, EMACallback(0.9), max_steps=8).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
 
 
+class Killed(BaseException):
+    """Nothing in the code under test catches it, as nothing catches a kill."""
+
+
+def test_a_checkpoint_is_complete_only_once_its_average_is_written(tmp_path, monkeypatch):
+    def killed(self, folder):
+        raise Killed
+
+    trainer(tmp_path, EMACallback(0.9), max_steps=2).train()
+    monkeypatch.setattr(EMACallback, "save", killed)
+    with pytest.raises(Killed):
+        trainer(tmp_path, EMACallback(0.9), max_steps=4).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert (tmp_path / "checkpoint-2" / "ema.safetensors").exists()
+
+
 def test_an_output_folder_that_cannot_be_written_to_is_refused_first(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"output_dir=.*cannot be written to"):
