@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from modeling_yan.evaluation.metrics import bert_f1, diversity, score_texts
-from modeling_yan.evaluation.quality import length_errors, parse_variant, reconstruct, training_report
+from modeling_yan.evaluation.quality import length_errors, longest_sources, parse_variant, reconstruct, training_report
 from modeling_yan.evaluation.speed import System, count_tokens, measure_side_by_side
 from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
 from modeling_yan.training.scripts import run_script
@@ -59,6 +59,9 @@ def main() -> None:
         "--max_target_length", type=int, default=None, help="tokens of an answer, instead of the task's"
     )
     parser.add_argument("--max_rows", type=int, default=None)
+    parser.add_argument(
+        "--longest_rows", type=int, default=None, help="score only so many sources, those with the most tokens"
+    )
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speed_rows", type=int, default=30)
@@ -100,6 +103,8 @@ def main() -> None:
         raise ValueError(f"--split {arguments.split} is not in {arguments.dataset_name}; it has {sorted(splits)}")
     rows = group_references(splits[arguments.split])
     rows = rows.select(range(min(arguments.max_rows or len(rows), len(rows))))
+    if arguments.longest_rows is not None:
+        rows = longest_sources(rows, tokenizer, arguments.longest_rows)
     references = rows["references"]
     # The oracle knows the length of the first reference, in tokens with EOS.
     oracle = [
@@ -203,6 +208,7 @@ def main() -> None:
         "metric": task.metric,
         "split": arguments.split,
         "rows": len(rows),
+        "longest_rows": arguments.longest_rows,
         "seed": arguments.seed,
         "parameters": model.num_parameters(),
         "torch": torch.__version__,

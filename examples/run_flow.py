@@ -49,7 +49,10 @@ class DataArguments:
             "at each update the one of num_targets that the model finds easiest."
         },
     )
-    num_targets: int = field(default=4, metadata={"help": "References that compete, with --targets easiest."})
+    num_targets: int | None = field(
+        default=None,
+        metadata={"help": "References that compete, with --targets easiest, and only with it; 4 if not given."},
+    )
     num_priors: int = field(default=1, metadata={"help": "Priors that compete for each reference."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows only."})
@@ -85,6 +88,10 @@ def lora_config(rank: int) -> LoraConfig:
 def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2SeqTrainingArguments) -> dict:
     """Trains, saves model and tokenizer to `output_dir`, and returns the report it writes there."""
     resume = prepare_run(training)
+    if data.num_targets is not None and data.targets != "easiest":
+        raise ValueError(
+            f"num_targets={data.num_targets} is for targets=easiest, not for targets={data.targets}; leave it out"
+        )
     task = Task.load(data.task).with_lengths(data.max_source_length, data.max_target_length)
     tokenizer = load_tokenizer(model_arguments)
     set_truncation_side(tokenizer, task.truncation_side)
@@ -140,7 +147,8 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
     if data.targets == "easiest" or data.num_priors > 1:
         trainer_class, options = YanPairSelectionTrainer, {"num_priors": data.num_priors}
         generator = random.Random(training.seed)
-        collator = DataCollatorForSeveralTargets(tokenizer, num_targets=data.num_targets, generator=generator)
+        competing = 4 if data.num_targets is None else data.num_targets
+        collator = DataCollatorForSeveralTargets(tokenizer, num_targets=competing, generator=generator)
     trainer = trainer_class(
         model=model,
         args=training,

@@ -323,12 +323,13 @@ def test_a_masked_diffusion_peer_of_equal_size_trains_for_a_budget(workspace):
     assert load_text_model(str(workspace / "diffusion")).config.masked_diffusion
     ran(
         "run_evaluation.py", "--model", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name", DATA,
-        "--baselines", "diffusion", "--diffusion_steps", "2", "--max_rows", "3", "--steps", "1", "--candidates", "1",
+        "--baselines", "diffusion", "--diffusion_steps", "2", "--max_rows", "5", "--longest_rows", "3", "--steps", "1", "--candidates", "1",
         "--length_candidates", "1", "--speed_rows", "2", "--bootstrap", "20", "--output", "peers.json", cwd=workspace,
     )  # fmt: skip
     evaluated = json.loads((workspace / "peers.json").read_text())
     steps = [row["num_inference_steps"] for row in evaluated["quality"] if row["system"] == "diffusion"]
     assert steps == [2, 96]
+    assert evaluated["rows"] == 3
     assert evaluated["training"]["diffusion"]["train_flops"] == report["train_flops"]
     line = refused(
         "run_evaluation.py", "--model", ROOT / "examples/models/yan-e2e", "--task", "e2e_nlg", "--dataset_name", DATA,

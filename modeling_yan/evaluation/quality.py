@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -54,6 +55,21 @@ def length_errors(
         _, logits = model.encode_source(batch["input_ids"], batch["attention_mask"])
         errors += (logits.argmax(-1) + 1 - torch.tensor(lengths[start : start + batch_size])).abs().tolist()
     return {"exact": 100 * errors.count(0) / len(errors), "mean_absolute_error": sum(errors) / len(errors)}
+
+
+def longest_sources(rows: Dataset, tokenizer: PreTrainedTokenizerBase, count: int) -> Dataset:
+    """
+    The `count` rows whose column `source` has the most tokens, in the order they had; all rows where there are no more. For choosing a
+    model for sources longer than most of a split.
+
+    Raises:
+        ValueError: for a count below 1.
+    """
+    if count < 1:
+        raise ValueError(f"longest_rows={count} must be at least 1; leave it out for all rows")
+    sizes = [len(ids) for ids in tokenizer(list(rows["source"]))["input_ids"]]
+    longest_first = sorted(range(len(rows)), key=sizes.__getitem__, reverse=True)
+    return rows.select(sorted(longest_first[:count]))
 
 
 def training_report(folder: str) -> dict | None:

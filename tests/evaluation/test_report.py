@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
-from modeling_yan.evaluation.quality import parse_variant
+from modeling_yan.evaluation.quality import longest_sources, parse_variant
 from modeling_yan.evaluation.report import fill_page, quality_tables, sweep_table, tables
+from modeling_yan.training.tokenization import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,3 +113,13 @@ def test_variants_are_options_with_yaml_values():
     for text in ("time_shift", "=2", "a=1,,b=2"):
         with pytest.raises(ValueError, match="name=value"):
             parse_variant(text)
+
+
+def test_the_longest_sources_keep_their_order():
+    sources = ["a", "a b c", "a b", "a b c d"]
+    tokenizer = train_tokenizer(sources, 270, 16)
+    rows = Dataset.from_dict({"source": sources, "target": ["0", "1", "2", "3"]})
+    assert longest_sources(rows, tokenizer, 2)["target"][:] == ["1", "3"]
+    assert longest_sources(rows, tokenizer, 9)["source"][:] == sources
+    with pytest.raises(ValueError, match="longest_rows=0"):
+        longest_sources(rows, tokenizer, 0)

@@ -201,6 +201,7 @@ def test_an_output_folder_that_cannot_be_written_to_is_refused_first(tmp_path):
         ([{"source": "a", "target": "b"}], ("--max_source_length", "64"), "max_position_embeddings=32"),
         ([{"source": "a", "target": "b"}], ("--output_dir", "tokenizer/tokenizer.json/out"), "cannot be written to"),
         ([{"source": "a", "target": "b"}], ("--resume_from_checkpoint", "none/checkpoint-5"), "not a complete checkpoint"),
+        ([{"source": "a", "target": "b"}], ("--num_targets", "2"), "num_targets=2 is for targets=easiest"),
     ],
 )  # fmt: skip
 def test_messy_data_and_bad_settings_end_with_one_clear_line(workspace, tmp_path, rows, flags, message):
