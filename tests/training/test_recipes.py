@@ -39,16 +39,25 @@ def test_there_is_a_recipe_for_every_stage_of_every_preset():
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_parses_and_fits_its_model(recipe, monkeypatch, tmp_path):
     options = yaml.safe_load(recipe.read_text())
-    autoencoder = recipe.stem.startswith("autoencoder")
-    script = "run_autoencoder.py" if autoencoder else "run_distillation.py" if "teacher" in options else "run_flow.py"
-    classes = [ModelArguments, data_arguments(script)["DataArguments"]]
-    if script == "run_distillation.py":
-        classes.append(data_arguments(script)["DistillationArguments"])
-    classes.append(TrainingArguments if autoencoder else Seq2SeqTrainingArguments)
+    autoencoder, reward = recipe.stem.startswith("autoencoder"), "reward" in options
+    if reward:
+        script = data_arguments("run_reward.py")
+        classes = [script["RewardArguments"], TrainingArguments]
+    elif autoencoder:
+        classes = [data_arguments("run_autoencoder.py")["DataArguments"], TrainingArguments]
+    else:
+        script = data_arguments("run_distillation.py" if "teacher" in options else "run_flow.py")
+        classes = [script["DataArguments"], Seq2SeqTrainingArguments]
+        classes += [script["DistillationArguments"]] if "teacher" in options else []
     # bf16 is refused where neither a GPU nor use_cpu says that it is meant.
     flags = [] if "use_cpu" in options or torch.cuda.is_available() else ["--use_cpu"]
     monkeypatch.setattr(sys, "argv", ["script", str(recipe), *flags, "--output_dir", str(tmp_path)])
-    model_arguments, data, *_ = parse_arguments(HfArgumentParser(classes))
+    model_arguments, data, *_ = parse_arguments(HfArgumentParser([ModelArguments, *classes]))
+    if reward:
+        monkeypatch.chdir(ROOT)
+        Task.load(data.task)
+        assert callable(script["load_reward"](data.reward))
+        return
     overrides = yaml.safe_load(model_arguments.config_overrides or "{}")
     preset = options.get("preset", "yan-" + recipe.stem.split("_", 1)[1].replace("_", "-"))
     if not autoencoder:
