@@ -84,7 +84,8 @@ def quality_tables(report: dict) -> str:
     ]
     labels = {"rougeL": "ROUGE-L", "f1": "token F1"}
     header = ["system", "parameters", "training", "minutes", "steps", metric, *(labels[name] for name in shared)]
-    text = f"{report['rows']:,} rows of the {report['split']} split, seed {report['seed']}, {report['threads']} thread{'s' * (report['threads'] > 1)}.\n\n"
+    rows_name = "longest sources" if report.get("longest_rows") else "rows"
+    text = f"{report['rows']:,} {rows_name} of the {report['split']} split, seed {report['seed']}, {report['threads']} thread{'s' * (report['threads'] > 1)}.\n\n"
     text += _markdown([*header, "Self-BLEU", "word entropy"], table)
 
     steps = sorted({row["num_inference_steps"] for row in yan})

@@ -85,6 +85,8 @@ def test_every_system_setting_and_cost_is_in_the_tables():
     assert "| length predicted, best of 5 | – | 55.0 |" in text
     assert "| `time_shift=2` | 52.0 [51.0, 53.0] |" in text
     assert "gives back 99.0" in text
+    assert "1,234 rows of the test split" in text
+    assert "1,234 longest sources of the test split" in quality_tables({**REPORT, "longest_rows": 1234})
     assert "25 % of the rows, 1.5 tokens off" in text
     assert "YAN (1 prior, 5 lengths) 12.0 ms, 1,234 tokens per second" in text
     # Every row of a table has as many cells as its header.
