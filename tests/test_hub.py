@@ -84,6 +84,16 @@ def test_folder_holds_everything_and_no_private_flags(folder):
     assert "_from_model_config" not in generation
 
 
+def test_config_fields_given_at_loading_stay_out_of_the_generation_options(folder, tmp_path):
+    # An Auto class makes the config first; the class itself hands everything on.
+    model = YanForConditionalGeneration.from_pretrained(folder, unroll_steps=1, ce_loss_weight=0.5)
+    assert (model.config.unroll_steps, model.config.ce_loss_weight) == (1, 0.5)
+    assert model.generation_config.num_inference_steps == 2
+    model.save_pretrained(tmp_path)
+    before, after = (json.loads((path / "generation_config.json").read_text()) for path in (folder, tmp_path))
+    assert before == after
+
+
 def test_every_auto_class_loads_without_the_package_with_equal_outputs(folder, tmp_path):
     ids, mask = source_batch()
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)

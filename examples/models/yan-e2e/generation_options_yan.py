@@ -51,8 +51,12 @@ class YanGenerationOptionsMixin(GenerationMixin):
         return GenerationConfig(do_sample=False, max_length=self.config.max_position_embeddings, **options, **ids)
 
     def adjust_generation_fn(self, *args, **kwargs):
-        """As in transformers; a folder without generation options (an autoencoder's) gets YAN's defaults."""
-        super().adjust_generation_fn(*args, **kwargs)
+        """
+        As in transformers; a folder without generation options (an autoencoder's) gets YAN's defaults, and fields of the model's config that
+        were given to `from_pretrained` stay out of the generation options.
+        """
+        own = set(self.config.to_dict()) - set(GenerationConfig().to_dict())
+        super().adjust_generation_fn(*args, **{name: value for name, value in kwargs.items() if name not in own})
         defaults = self.default_generation_config()
         if getattr(self.generation_config, "_from_model_config", False):
             self.generation_config = defaults
