@@ -130,5 +130,5 @@ def diversity(texts: Sequence[str], *, max_self_bleu: int = 100) -> dict[str, fl
         "distinct_1_corpus": 100 * len(counts) / max(counts.sum(), 1),
         "distinct_2_corpus": 100 * len(set(pairs)) / max(len(pairs), 1),
         "self_bleu": float(np.mean(each)) if each else 0.0,
-        "word_entropy": max(float(-(shares * np.log2(shares)).sum()), 0.0) if len(shares) else 0.0,
+        "word_entropy": max(0.0, float(-(shares * np.log2(shares)).sum())) if len(shares) else 0.0,
     }

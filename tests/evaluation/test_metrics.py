@@ -66,6 +66,8 @@ def test_diversity_tells_one_safe_text_from_many():
     assert different["self_bleu"] < 1
     assert different["word_entropy"] == pytest.approx(math.log2(12))
     assert diversity([""])["word_entropy"] == 0
+    # Not -0.0, which a table would show.
+    assert math.copysign(1, diversity(["a a", "a"])["word_entropy"]) == 1
 
 
 def test_bert_f1_takes_the_best_reference_and_asks_for_a_layer(tmp_path):
