@@ -147,8 +147,8 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
     if data.targets == "easiest" or data.num_priors > 1:
         trainer_class, options = YanPairSelectionTrainer, {"num_priors": data.num_priors}
         generator = random.Random(training.seed)
-        competing = 4 if data.num_targets is None else data.num_targets
-        collator = DataCollatorForSeveralTargets(tokenizer, num_targets=competing, generator=generator)
+        competing = {} if data.num_targets is None else {"num_targets": data.num_targets}
+        collator = DataCollatorForSeveralTargets(tokenizer, generator=generator, **competing)
     trainer = trainer_class(
         model=model,
         args=training,
