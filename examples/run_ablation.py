@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.ablation import SAVINGS, solve_without
-from modeling_yan.evaluation.speed import System, measure_side_by_side
+from modeling_yan.evaluation.speed import System, default_device, device_name, measure_side_by_side
 from modeling_yan.training.scripts import load_preset, run_script
 from modeling_yan.writing_yan import WritingPlan
 
@@ -191,7 +191,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     if arguments.model:
         model = YanForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float32)
     else:
@@ -208,7 +208,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "model": arguments.model or arguments.preset,
         "parameters": model.num_parameters(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

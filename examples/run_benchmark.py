@@ -27,6 +27,7 @@ from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.peers import (
     Peer,
     bart_peer,
+    check,
     compiled_gpt2_peer,
     diffusion_peers,
     gpt2_peer,
@@ -36,7 +37,13 @@ from modeling_yan.evaluation.peers import (
 )
 from modeling_yan.evaluation.plots import plot_speed
 from modeling_yan.evaluation.roofline import count_work, measure_device, roofline_seconds
-from modeling_yan.evaluation.speed import System, measure_side_by_side, peak_memory
+from modeling_yan.evaluation.speed import (
+    System,
+    default_device,
+    device_name,
+    measure_side_by_side,
+    peak_memory,
+)
 from modeling_yan.training.scripts import load_preset, run_script
 
 BASELINE = "GPT-2, KV cache"
@@ -71,16 +78,16 @@ def measure_cell(
     peers: list[Peer], source: torch.LongTensor, length: int, arguments: argparse.Namespace, rates: dict
 ) -> list[dict]:
     """All systems at one batch size and length, side by side; a system that is wrong is reported as such, without numbers."""
-    rows, answers, right = [], {}, []
+    rows, right = [], []
     for peer in peers:
-        answers[peer.name] = peer.write(source, length)
-        if answers[peer.name].shape != (len(source), length):
-            raise ValueError(f"{peer.name} wrote {tuple(answers[peer.name].shape)} instead of {(len(source), length)}")
-        checkable = peer.largest_check is None or length <= peer.largest_check
-        if checkable and not peer.is_right(source, answers[peer.name]):
+        written = peer.write(source, length).shape
+        if written != (len(source), length):
+            raise ValueError(f"{peer.name} wrote {tuple(written)} instead of {(len(source), length)}")
+        gate = check(peer, source, length)
+        if gate is None:
             rows.append({"system": peer.name, "skipped": "differs from its plain computation"})
         else:
-            right.append((peer, "passed" if checkable else f"passed up to {peer.largest_check} tokens"))
+            right.append((peer, gate))
     systems = [
         System(peer.name, functools.partial(lambda item, peer: peer.write(item, length).numel(), peer=peer), [source])
         for peer, _ in right
@@ -155,13 +162,13 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     model = build_model(arguments, device, getattr(torch, arguments.dtype))
     rates = measure_device(device, model.dtype)
     report = {
         "date": date.today().isoformat(),
         "model": arguments.model or arguments.preset,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -20,7 +20,13 @@ from transformers.utils import logging
 
 from modeling_yan.evaluation.metrics import bert_f1, diversity, score_texts
 from modeling_yan.evaluation.quality import length_errors, longest_sources, parse_variant, reconstruct, training_report
-from modeling_yan.evaluation.speed import System, count_tokens, measure_side_by_side
+from modeling_yan.evaluation.speed import (
+    System,
+    count_tokens,
+    default_device,
+    device_name,
+    measure_side_by_side,
+)
 from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
 from modeling_yan.training.scripts import run_script
 from modeling_yan.training.tasks import Task, group_references, load_splits
@@ -30,7 +36,8 @@ from modeling_yan.training.tokenization import set_truncation_side
 def measure_speed(systems: dict, tokenizer, sources: list[str], max_source_length: int, max_new_tokens: int) -> dict:
     """Batch 1, every system writing its own greedy answer."""
     cut = {"truncation": True, "max_length": max_source_length}
-    inputs = [tokenizer(source, return_tensors="pt", **cut) for source in sources]
+    device = next(iter(systems.values()))[0].device
+    inputs = [tokenizer(source, return_tensors="pt", **cut).to(device) for source in sources]
 
     def timed(model, options: dict):
         def generate(item) -> int:
@@ -64,7 +71,9 @@ def main() -> None:
     )
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--speed_rows", type=int, default=30)
+    parser.add_argument(
+        "--speed_rows", type=int, default=30, help="rows to time each system on, one by one; 0 for none"
+    )
     parser.add_argument(
         "--diffusion_steps", type=int, nargs="*", default=[3], help="of masked diffusion; length is added"
     )
@@ -86,10 +95,11 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
+    device = default_device()
     variants = {text: parse_variant(text) for text in arguments.variants}
     task = Task.load(arguments.task).with_lengths(arguments.max_source_length, arguments.max_target_length)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
-    model = load_text_model(arguments.model, dtype=torch.float32)
+    model = load_text_model(arguments.model, dtype=torch.float32).to(device)
     for folder in arguments.baselines:
         vocabulary = AutoConfig.from_pretrained(folder, trust_remote_code=True).vocab_size
         if vocabulary != len(tokenizer):
@@ -146,7 +156,7 @@ def main() -> None:
     )
     record("autoencoder of the first reference", texts, 0.0)
     for folder in arguments.baselines:
-        baseline = load_text_model(folder)
+        baseline = load_text_model(folder).to(device)
         # Masked diffusion: the few evaluations that YAN takes, and as many as tokens.
         diffusion = getattr(baseline.config, "masked_diffusion", False)
         steps = [*arguments.diffusion_steps, task.max_target_length] if diffusion else [None]
@@ -196,10 +206,14 @@ def main() -> None:
         for c in {1, max(arguments.candidates)}
         for n in ({1} if canvas else {1, max(arguments.length_candidates)})
     }
-    systems |= {Path(folder).name: (load_text_model(folder), {"do_sample": False}) for folder in arguments.baselines}
-    speed = measure_speed(
-        systems, tokenizer, rows["source"][: arguments.speed_rows], sizes["max_source_length"], longest
-    )
+    systems |= {
+        Path(folder).name: (load_text_model(folder).to(device), {"do_sample": False}) for folder in arguments.baselines
+    }
+    speed = {}
+    if arguments.speed_rows:
+        speed = measure_speed(
+            systems, tokenizer, rows["source"][: arguments.speed_rows], sizes["max_source_length"], longest
+        )
     report = {
         "training": {Path(folder).name: training_report(folder) for folder in (arguments.model, *arguments.baselines)},
         "length_head": length_errors(model, tokenizer, rows["source"], oracle, **sizes),
@@ -212,6 +226,7 @@ def main() -> None:
         "seed": arguments.seed,
         "parameters": model.num_parameters(),
         "torch": torch.__version__,
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "dtype": str(model.dtype),
         "batch_size": arguments.batch_size,
@@ -221,10 +236,11 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     console.print(table)
-    fast = Table("system, batch 1", "median ms", "tokens per second")
-    for name, summary in speed.items():
-        fast.add_row(name, f"{summary['latency_ms']['median']:.1f}", f"{summary['tokens_per_second']:.0f}")
-    console.print(fast)
+    if speed:
+        fast = Table("system, batch 1", "median ms", "tokens per second")
+        for name, summary in speed.items():
+            fast.add_row(name, f"{summary['latency_ms']['median']:.1f}", f"{summary['tokens_per_second']:.0f}")
+        console.print(fast)
 
 
 if __name__ == "__main__":

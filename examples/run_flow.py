@@ -20,6 +20,7 @@ from transformers import DataCollatorForSeq2Seq, HfArgumentParser, Seq2SeqTraini
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.metrics import score_texts
+from modeling_yan.evaluation.speed import device_name
 from modeling_yan.evaluation.text_generation import generate_texts
 from modeling_yan.training.budget import apply_budget, with_earlier_stages
 from modeling_yan.training.pair_selection import DataCollatorForSeveralTargets, YanPairSelectionTrainer
@@ -179,6 +180,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         "train_flops": each_update * trainer.state.global_step,
         "train_minutes": round((time.perf_counter() - start) / 60, 2),
         "seed": training.seed,
+        "device": device_name(training.device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "last_terms": trainer.last_terms(),

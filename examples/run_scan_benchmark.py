@@ -24,7 +24,7 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.utils import logging
 
 from modeling_yan import YanConfig
-from modeling_yan.evaluation.speed import peak_memory, timed
+from modeling_yan.evaluation.speed import default_device, device_name, peak_memory, timed
 from modeling_yan.mixers_yan import YanMamba
 from modeling_yan.selective_scan_yan import IMPLEMENTATIONS, kernel_is_available
 from modeling_yan.training.scripts import run_script
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON; the plot is written beside it as PNG")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     rows = measure(arguments, device)
     reference = {(r["batch_size"], r["length"]): r["median_ms"] for r in rows if r["system"] == "sequential"}
     peer = {(r["batch_size"], r["length"]): r["median_ms"] for r in rows if r["system"] == PEER}
@@ -165,7 +165,7 @@ def main() -> None:
             str(cell[0]), str(cell[1]), row["system"], f"{row['median_ms']:.1f}", f"{row['peak_mib']:.0f}", *columns
         )
     report = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers_version,

@@ -21,7 +21,7 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedMod
 from transformers.utils import logging
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.evaluation.speed import peak_memory, synchronize, timed
+from modeling_yan.evaluation.speed import default_device, device_name, peak_memory, synchronize, timed
 from modeling_yan.training.scripts import load_preset, run_script
 from modeling_yan.training.stages import freeze
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     logging.set_verbosity_error()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     torch.manual_seed(0)
     config = load_preset(arguments.preset)
     vocabulary = config.vocab_size
@@ -150,7 +150,7 @@ def main() -> None:
             f"{row['over_flop_share']:.2f}",
         )
     report = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "dtype": "float32",

@@ -32,6 +32,7 @@ from transformers import (
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
 from modeling_yan.evaluation.metrics import score_texts
+from modeling_yan.evaluation.speed import device_name
 from modeling_yan.evaluation.text_generation import generate_texts
 from modeling_yan.training.budget import apply_budget
 from modeling_yan.training.scripts import parse_arguments, run_script
@@ -172,6 +173,7 @@ def main() -> None:
         "batch_size": training.train_batch_size * training.gradient_accumulation_steps,
         "train_flops": each_update * trainer.state.global_step,
         "seed": training.seed,
+        "device": device_name(training.device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }

@@ -24,6 +24,7 @@ def reconstruct(
     for start in range(0, len(texts), batch_size):
         rows = list(texts[start : start + batch_size])
         batch = tokenizer(rows, return_tensors="pt", padding=True, truncation=True, max_length=max_length)
+        batch = batch.to(model.device)
         latents = model.get_encoder()(batch["input_ids"], batch["attention_mask"]).last_hidden_state
         ids = model.decoder(latents).argmax(-1).masked_fill(batch["attention_mask"] == 0, tokenizer.pad_token_id)
         answers += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
@@ -52,8 +53,10 @@ def length_errors(
     for start in range(0, len(sources), batch_size):
         rows = list(sources[start : start + batch_size])
         batch = tokenizer(rows, return_tensors="pt", padding=True, truncation=True, max_length=max_source_length)
+        batch = batch.to(model.device)
         _, logits = model.encode_source(batch["input_ids"], batch["attention_mask"])
-        errors += (logits.argmax(-1) + 1 - torch.tensor(lengths[start : start + batch_size])).abs().tolist()
+        wanted = torch.tensor(lengths[start : start + batch_size], device=logits.device)
+        errors += (logits.argmax(-1) + 1 - wanted).abs().tolist()
     return {"exact": 100 * errors.count(0) / len(errors), "mean_absolute_error": sum(errors) / len(errors)}
 
 

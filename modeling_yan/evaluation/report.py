@@ -85,7 +85,9 @@ def quality_tables(report: dict) -> str:
     labels = {"rougeL": "ROUGE-L", "f1": "token F1"}
     header = ["system", "parameters", "training", "minutes", "steps", metric, *(labels[name] for name in shared)]
     rows_name = "longest sources" if report.get("longest_rows") else "rows"
-    text = f"{report['rows']:,} {rows_name} of the {report['split']} split, seed {report['seed']}, {report['threads']} thread{'s' * (report['threads'] > 1)}.\n\n"
+    threads = f"{report['threads']} thread{'s' * (report['threads'] > 1)}"
+    device = report.get("device", "CPU")
+    text = f"{report['rows']:,} {rows_name} of the {report['split']} split, seed {report['seed']}, {threads if device == 'CPU' else device}.\n\n"
     text += _markdown([*header, "Self-BLEU", "word entropy"], table)
 
     steps = sorted({row["num_inference_steps"] for row in yan})
@@ -121,6 +123,8 @@ def _losses(report: dict, yan: list[dict], score: str) -> str:
 
 
 def _speeds(speed: dict) -> str:
+    if not speed:
+        return "Speed was not measured in this run.\n"
     parts = []
     for name, summary in speed.items():
         if name.startswith("YAN "):

@@ -80,6 +80,16 @@ def measure_side_by_side(
     return {system.name: system.summary() for system in systems}
 
 
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What a report calls a device: the GPU's name, or "CPU"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
 def synchronize() -> None:
     """Waits for the accelerator, where there is one."""
     if torch.cuda.is_available():

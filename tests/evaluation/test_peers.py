@@ -1,10 +1,13 @@
 """The peers of the benchmark: equal size, exactly as many tokens, and a check that notices a wrong one; counted work."""
 
+import copy
+
 import pytest
 import torch
 
 from modeling_yan.evaluation.peers import (
     bart_peer,
+    check,
     compiled_gpt2_peer,
     diffusion_peers,
     gpt2_peer,
@@ -42,6 +45,28 @@ def test_peers_are_of_equal_size_and_their_checks_notice_a_wrong_token(model):
         wrong[1, 13] = (wrong[1, 13] + 1) % 500
         assert not peer.is_right(source, wrong), peer.name
     assert [peer.evaluations(20) for peer in peers] == [3, 20, 20, 20, 20, 10, 5, 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checks_pass_in_any_dtype_and_notice_a_wrong_token(model, dtype):
+    model = copy.deepcopy(model).to(dtype)
+    source = torch.randint(4, 500, (2, 7))
+    for peer in (yan_peer(model, 3), gpt2_peer(model), bart_peer(model), *diffusion_peers(model)):
+        assert check(peer, source, 20), peer.name
+        assert peer.model.dtype == dtype
+        write = peer.write
+        peer.write = lambda source, length, write=write: (write(source, length) + 1) % 500
+        assert check(peer, source, 20) is None, peer.name
+
+
+def test_a_compiled_peer_in_half_precision_must_agree_with_the_plain_call(model):
+    peer = yan_peer(copy.deepcopy(model).bfloat16(), 3, compiled=True)
+    source = torch.randint(4, 500, (2, 7))
+    plain = peer.plain(source, 20)
+    peer.write = lambda source, length: torch.where(torch.arange(40).view(2, 20) < 3, (plain + 1) % 500, plain)
+    assert check(peer, source, 20) == "92.5% of the plain call's tokens"
+    peer.write = lambda source, length: torch.where(torch.arange(40).view(2, 20) < 5, (plain + 1) % 500, plain)
+    assert check(peer, source, 20) is None
 
 
 @pytest.mark.slow
