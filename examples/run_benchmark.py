@@ -56,7 +56,10 @@ def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torc
         model = YanForConditionalGeneration.from_pretrained(arguments.model, dtype=dtype)
     else:
         longest = max(*arguments.lengths, arguments.source_length)
-        model = YanForConditionalGeneration(load_preset(arguments.preset, max_position_embeddings=longest)).to(dtype)
+        with device:
+            model = YanForConditionalGeneration(load_preset(arguments.preset, max_position_embeddings=longest)).to(
+                dtype
+            )
     if max(arguments.lengths) > model.config.max_position_embeddings:
         raise ValueError(
             f"--lengths {max(arguments.lengths)} is more than the model's max_position_embeddings="
@@ -66,12 +69,21 @@ def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torc
     return model.to(device).eval()
 
 
-def build_peers(model: YanForConditionalGeneration, steps: list[int], compiled: bool) -> list[Peer]:
+def build_peers(
+    model: YanForConditionalGeneration, steps: list[int], compiled: bool, systems: list[str] | None = None
+) -> list[Peer]:
+    """Those whose names begin with one of `systems`; all by default."""
     gpt2 = gpt2_peer(model)
     peers = [yan_peer(model, n) for n in steps]
     # In a compiled graph the noise is the same, so that one compiled setting is enough to see what compiling gives.
     peers += [yan_peer(model, 3, compiled=True), compiled_gpt2_peer(gpt2)] if compiled else []
-    return [*peers, gpt2, bart_peer(model), shallow_decoder_peer(model), *diffusion_peers(model)]
+    peers += [gpt2, bart_peer(model), shallow_decoder_peer(model), *diffusion_peers(model)]
+    if systems is None:
+        return peers
+    unknown = [name for name in systems if not any(peer.name.startswith(name) for peer in peers)]
+    if unknown:
+        raise ValueError(f"--systems {unknown}: no system's name begins so; there are {[peer.name for peer in peers]}")
+    return [peer for peer in peers if peer.name.startswith(tuple(systems))]
 
 
 def measure_cell(
@@ -150,6 +162,9 @@ def main() -> None:
     parser.add_argument(
         "--compiled_batches", type=int, nargs="*", default=[1], help="batches with compiled systems too"
     )
+    parser.add_argument(
+        "--systems", nargs="+", help="only those whose names begin so, such as YAN GPT-2; all by default"
+    )
     parser.add_argument("--repeats", type=int, default=10, help="timed calls of a system in a cell")
     parser.add_argument(
         "--seconds_per_system", type=float, default=5.0, help="a system gets no further call after these"
@@ -181,7 +196,9 @@ def main() -> None:
     cells = []
     for batch in sorted(arguments.batch_sizes):
         seen: dict = {}
-        peers = build_peers(model, arguments.steps, compiled=batch in arguments.compiled_batches)
+        peers = build_peers(
+            model, arguments.steps, compiled=batch in arguments.compiled_batches, systems=arguments.systems
+        )
         source = torch.randint(4, model.config.vocab_size, (batch, arguments.source_length), device=device)
         for length in sorted(arguments.lengths):
             rows, wanted = [], []

@@ -32,6 +32,7 @@ from transformers import (
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
 from modeling_yan.evaluation.metrics import score_texts
+from modeling_yan.evaluation.peers import closest_width
 from modeling_yan.evaluation.speed import device_name
 from modeling_yan.evaluation.text_generation import generate_texts
 from modeling_yan.training.budget import apply_budget
@@ -116,9 +117,9 @@ def equal_width(arguments: TwinArguments, tokenizer, max_positions: int) -> int:
     config = AutoConfig.from_pretrained(arguments.like, trust_remote_code=True)
     with torch.device("meta"):
         wanted = YanForConditionalGeneration(config).num_parameters()
-        widths = range(8 * arguments.num_attention_heads, 1025, arguments.num_attention_heads)
-        counts = {w: build_model(arguments, tokenizer, max_positions, w).num_parameters() for w in widths}
-    return min(counts, key=lambda width: abs(counts[width] - wanted))
+    return closest_width(
+        lambda width: build_model(arguments, tokenizer, max_positions, width), wanted, arguments.num_attention_heads
+    )
 
 
 def join_for_causal(row: dict) -> dict:

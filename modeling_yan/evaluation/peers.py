@@ -124,22 +124,36 @@ def _bart_config(config, width: int, encoder_layers: int, decoder_layers: int) -
     )
 
 
+def closest_width(make_model: Callable[[int], PreTrainedModel], num_parameters: int, multiple: int) -> int:
+    """
+    The width, a multiple of `multiple` and at least two of it, whose model comes closest to a number of parameters.
+
+    Args:
+        make_model: a model of a width; more width, more parameters. It is called about ten times, on the meta device.
+    """
+
+    def count(factor: int) -> int:
+        with torch.device("meta"):
+            return make_model(factor * multiple).num_parameters()
+
+    low, high = 2, 4
+    while count(high) < num_parameters:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) < num_parameters else (low, middle)
+    return multiple * min((low, high), key=lambda factor: abs(count(factor) - num_parameters))
+
+
 def of_equal_size(
     model_class: type[PreTrainedModel], make_config: Callable[[int], object], like: PreTrainedModel, seed: int = 0
 ) -> PreTrainedModel:
     """The model whose width makes its parameter count come closest to that of `like`, on its device and in its dtype."""
-    wanted, best = like.num_parameters(), None
-    for width in range(2 * HEADS, 4096, HEADS):
-        with torch.device("meta"):
-            count = model_class(make_config(width)).num_parameters()
-        if best is None or abs(count - wanted) < abs(best[1] - wanted):
-            best = (width, count)
-        if count > 1.2 * wanted:
-            break
-    with torch.random.fork_rng():
+    width = closest_width(lambda width: model_class(make_config(width)), like.num_parameters(), HEADS)
+    with torch.random.fork_rng(), like.device:
         torch.manual_seed(seed)
-        twin = model_class(make_config(best[0]))
-    return twin.to(like.device, like.dtype).eval()
+        twin = model_class(make_config(width))
+    return twin.to(like.dtype).eval()
 
 
 def yan_peer(model, steps: int, *, compiled: bool = False, seed: int = 0) -> Peer:
