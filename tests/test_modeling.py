@@ -152,6 +152,37 @@ def test_training_on_the_likelihood_alone_does_not_unroll(monkeypatch):
     assert outputs.latents is None
 
 
+@pytest.mark.parametrize(("term", "encodings"), [("mse_loss", 2), ("ce_loss", 1), ("ngram_loss", 1)])
+def test_training_on_the_endpoint_alone_computes_nothing_else(monkeypatch, term, encodings):
+    ids, mask = source_batch()
+    labels = target_labels()
+    draws = pinned_draws(labels)
+    del draws["expert_indices"]
+    weights = {f"{name}_weight": 0 for name in ("nll_loss", "mse_loss", "ce_loss", "ngram_loss")}
+    model = tiny_model(**{**weights, f"{term}_weight": 1.0, "latent_noise": 0.0, "unroll_steps": 3})
+
+    def loss_and_gradients() -> tuple:
+        model.zero_grad()
+        outputs = model(ids, mask, labels=labels, generator=torch.Generator().manual_seed(0), **draws)
+        outputs.loss.backward()
+        return outputs, gradients(model)
+
+    full, expected = loss_and_gradients()
+    calls, trunk = [], model.model.flow.trunk
+    monkeypatch.setattr(model.model.flow, "trunk", lambda *a, **k: calls.append("trunk") or trunk(*a, **k))
+    model.get_encoder().register_forward_hook(lambda *a: calls.append("encoder"))
+    model.train()
+    outputs, found = loss_and_gradients()
+    assert (calls.count("trunk"), calls.count("encoder")) == (3, encodings)
+    torch.testing.assert_close(outputs.loss, full.loss)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=lambda m, name=name: f"{name}: {m}")
+    # The gate that the experts were drawn from.
+    torch.testing.assert_close(outputs.expert_usage.sum(), torch.tensor(1.0))
+    assert outputs.nll_loss is None
+
+
 def test_expert_usage_and_gate_entropy_are_those_of_the_target_tokens():
     model = tiny_model()
     ids, mask = source_batch()

@@ -44,6 +44,10 @@ from .outputs_yan import YanMaskedLMOutput, YanModelOutput, YanSeq2SeqLMOutput
 # What classes without a flow pass over in a checkpoint that has one. YAN's own position table is the encoder's too.
 FLOW_KEYS = [r"^model\.flow\.", r"^model\.encoder\.embeddings\.position_embeddings\."]
 
+# Loss terms of the flow at the drawn times, and those that read the latents of the target.
+AT_DRAWN_TIMES = ("nll_loss", "denoising_ce_loss", "gate_entropy", "load_balance")
+OF_TARGET_LATENTS = ("mse_loss", "mmd_loss", "latent_l2")
+
 
 class YanModel(YanPreTrainedModel):
     """
@@ -246,7 +250,9 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                 evaluation losses are comparable.
             num_items_in_batch: target tokens in the whole batch, when this is one of its micro-batches.
 
-        In training without weight on the endpoint (`mse_loss_weight`, `ce_loss_weight`, `ngram_loss_weight`) it is not computed: no `logits`, no `latents`.
+        Training computes no more than its weights ask for. Without one on the endpoint (`mse_loss_weight`, `ce_loss_weight`,
+        `ngram_loss_weight`) there are no `logits` and no `latents`; without one on what is predicted at the drawn times (`nll_loss_weight`,
+        `denoising_ce_loss_weight`, `gate_entropy_weight`, `load_balance_weight`) the statistics of the gate are those at t = 0.
 
         Every term is a sum over target tokens divided by `num_items_in_batch` (a row's length and n-gram losses count by its
         tokens), so that micro-batches add up to the whole batch. Two terms, off by default, are statistics of a batch
@@ -277,39 +283,46 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         condition = self.model.condition(length, canvas_mask, source, attention_mask)
         training = self.training and labels is not None
         chunked = training and config.loss_chunk_size is not None
-        endpoint = states = logits = None
+        endpoint = states = logits = gate = None
         if not training or config.mse_loss_weight or config.ce_loss_weight or config.ngram_loss_weight:
-            endpoint = self._unroll(x_0, condition, expert_indices, generator, sample=labels is not None)
+            endpoint, gate = self._unroll(x_0, condition, expert_indices, generator, sample=labels is not None)
             states = self.decoder.states(endpoint)
             logits = None if chunked else self.decoder.lm_head(states)
         length_logits = None if self.length_head is None else self.length_head(source, attention_mask)
 
         loss, terms = None, {}
         if labels is not None:
-            # A gradient into its own target would teach the encoder latents that are easy to predict: all alike.
-            with torch.set_grad_enabled(
-                torch.is_grad_enabled() and bool(config.mmd_loss_weight or config.latent_l2_weight)
-            ):
-                latents = self.model.encoder(labels.masked_fill(~canvas_mask, 0), canvas_mask.long()).last_hidden_state
-            x_1 = latents.detach().float()
-            if self.training:
-                x_1 = add_latent_noise(x_1, config.latent_noise, generator)
-            if timesteps is None:
-                timesteps = sample_timesteps(
-                    len(source),
-                    config.time_sampling_alpha,
-                    config.time_sampling_beta,
-                    generator=generator,
-                    device=x_0.device,
-                )
-            x_t, per_token_experts = linear_path(x_0, x_1, timesteps), config.num_experts_per_token
-            if self.training and per_token_experts is not None:
-                velocities, gate_log_probs, gate = self.model.flow.most_probable(
-                    x_t, timesteps, condition, per_token_experts
-                )
-            else:
-                velocities, gate_log_probs = self.model.flow(x_t, timesteps, condition)
-                gate = gate_log_probs
+            latents = x_1 = velocities = gate_log_probs = nll = None
+            at_drawn_times = not training or any(getattr(config, f"{name}_weight") for name in AT_DRAWN_TIMES)
+            if at_drawn_times or any(getattr(config, f"{name}_weight") for name in OF_TARGET_LATENTS):
+                # A gradient into its own target would teach the encoder latents that are easy to predict: all alike.
+                with torch.set_grad_enabled(
+                    torch.is_grad_enabled() and bool(config.mmd_loss_weight or config.latent_l2_weight)
+                ):
+                    latents = self.model.encoder(
+                        labels.masked_fill(~canvas_mask, 0), canvas_mask.long()
+                    ).last_hidden_state
+                x_1 = latents.detach().float()
+                if self.training:
+                    x_1 = add_latent_noise(x_1, config.latent_noise, generator)
+            if at_drawn_times:
+                if timesteps is None:
+                    timesteps = sample_timesteps(
+                        len(source),
+                        config.time_sampling_alpha,
+                        config.time_sampling_beta,
+                        generator=generator,
+                        device=x_0.device,
+                    )
+                x_t, per_token_experts = linear_path(x_0, x_1, timesteps), config.num_experts_per_token
+                if self.training and per_token_experts is not None:
+                    velocities, gate_log_probs, gate = self.model.flow.most_probable(
+                        x_t, timesteps, condition, per_token_experts
+                    )
+                else:
+                    velocities, gate_log_probs = self.model.flow(x_t, timesteps, condition)
+                    gate = gate_log_probs
+                nll = mixture_nll(target_velocity(x_0, x_1), velocities, gate_log_probs, config.velocity_std)
             tokens = canvas_mask.sum()
             count = tokens.clamp_min(1) if num_items_in_batch is None else num_items_in_batch
             share = tokens / count
@@ -318,7 +331,6 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                 return masked_mean(values, canvas_mask, count)
 
             targets = labels.masked_fill(~canvas_mask, -100)
-            nll = mixture_nll(target_velocity(x_0, x_1), velocities, gate_log_probs, config.velocity_std)
             builders = {
                 "nll_loss": lambda: per_token(nll),
                 "mse_loss": lambda: per_token((endpoint - x_1).square().mean(-1)),
@@ -342,17 +354,18 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                 "mmd_loss": lambda: mmd_to_standard_normal(latents[canvas_mask], generator=generator) * share,
                 "latent_l2": lambda: per_token(latents.float().square().mean(-1)),
             }
-            loss = nll.new_zeros(())
+            loss = x_0.new_zeros(())
             for name, build in builders.items():
                 weight = getattr(config, f"{name}_weight")
                 if weight and not (name == "length_loss" and length_logits is None):
                     terms[name] = build()
                     # The gate's entropy is the one term that is maximised.
                     loss = loss + (-weight if name == "gate_entropy" else weight) * terms[name]
-            with torch.no_grad():
-                terms.setdefault("gate_entropy", per_token(gate_entropy(gate)))
-                usage = gate.exp() * canvas_mask.unsqueeze(-1)
-                terms["expert_usage"] = usage.sum((0, 1)) / count
+            if gate is not None:
+                with torch.no_grad():
+                    terms.setdefault("gate_entropy", per_token(gate_entropy(gate)))
+                    usage = gate.exp() * canvas_mask.unsqueeze(-1)
+                    terms["expert_usage"] = usage.sum((0, 1)) / count
         return YanSeq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -386,12 +399,16 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         return masks[0] if len(masks) == 1 else masks[0] & masks[1]
 
     def _unroll(self, x_0, condition: FlowCondition, expert_indices, generator, sample: bool):
-        """The few-step endpoint (B, L, d) in float32, differentiable, computing only the drawn expert of each token."""
+        """
+        The few-step endpoint (B, L, d) in float32, differentiable, computing only the drawn expert of each token; and the gate at t = 0
+        (B, L, K) that it was drawn from, None where experts are given.
+        """
         flow = self.model.flow
         times = torch.linspace(0, 1, self.config.unroll_steps + 1, device=x_0.device)
         time_embeddings = flow.time_embedding(times[:-1])
         modulations = flow.modulate(time_embeddings)
         hidden_states = flow.trunk(x_0, [m[:1] for m in modulations], condition)
+        gate = None
         if expert_indices is None:
             with torch.no_grad():
                 gate = flow.gate(hidden_states, condition.pooled, time_embeddings[:1], condition.canvas_mask)
@@ -407,7 +424,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
             )
             return flow.velocity(flow.experts(states, routing), x_t, t)
 
-        return solve_ode(velocity, x_0, time_grid=times)
+        return solve_ode(velocity, x_0, time_grid=times), gate
 
     def _one_step_endpoint(self, x_0, x_1, timesteps, velocities, gate_log_probs) -> torch.Tensor:
         """`x_t + (1 - t) v_k` (B, L, d) for the expert k most responsible for the true velocity of each token."""
