@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, PreTrainedTokenizerBase, TrainingArguments
 
 from modeling_yan import YanForMaskedLM
 from modeling_yan.training.budget import apply_budget, with_earlier_stages
-from modeling_yan.training.corpora import load_corpus, tokenize_corpus
+from modeling_yan.training.corpora import load_corpus, load_task_corpus, tokenize_corpus
 from modeling_yan.training.data_collator import DataCollatorForTextInfilling
 from modeling_yan.training.scripts import (
     ModelArguments,
@@ -30,15 +30,22 @@ from modeling_yan.training.scripts import (
     run_script,
 )
 from modeling_yan.training.stages import freeze
-from modeling_yan.training.tokenization import train_tokenizer
+from modeling_yan.training.tasks import Task
+from modeling_yan.training.tokenization import SPECIAL_TOKENS, train_tokenizer
 from modeling_yan.training.trainer import EMACallback, YanTrainer
 
 
 @dataclass
 class DataArguments:
     dataset_name: str = field(metadata={"help": "Hub name or local folder."})
-    text_columns: list[str] = field(
-        default_factory=lambda: ["text"], metadata={"help": "Columns to learn from, each a text of its own."}
+    text_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns to learn from, each a text of its own; `text` by default."}
+    )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Learn from the sources and targets of this task instead of columns: a name in configuration/tasks, or a YAML file."
+        },
     )
     train_tokenizer: int | None = field(
         default=None, metadata={"help": "Train a byte-level BPE of this size on the texts."}
@@ -55,25 +62,47 @@ class DataArguments:
     infill_rate: float = field(default=0.08, metadata={"help": "Share of tokens under masked spans."})
 
 
+def load_texts(arguments: DataArguments, split: str, tokenizer: PreTrainedTokenizerBase | None):
+    """
+    The corpus of a split, None where there is no such split.
+
+    Args:
+        tokenizer: None if it is still to be trained.
+
+    Raises:
+        ValueError: for options that exclude each other.
+    """
+    if arguments.task is None:
+        return load_corpus(
+            arguments.dataset_name,
+            arguments.text_columns or ["text"],
+            split,
+            config_name=arguments.dataset_config_name,
+            streaming=arguments.streaming,
+            distinct=arguments.distinct,
+        )
+    for name in ("text_columns", "streaming", "distinct", "dataset_config_name"):
+        if getattr(arguments, name):
+            raise ValueError(
+                f"{name}={getattr(arguments, name)!r} does not go with task={arguments.task}; leave it out"
+            )
+    mask_token = SPECIAL_TOKENS["mask_token"] if tokenizer is None else tokenizer.mask_token
+    return load_task_corpus(arguments.dataset_name, Task.load(arguments.task), split, mask_token)
+
+
 def main() -> None:
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
     model_arguments, data_arguments, training = parse_arguments(parser)
     resume = prepare_run(training)
     if data_arguments.streaming and training.max_steps <= 0:
         raise ValueError("streaming=True has no known end; pass --max_steps")
-    options = {name: getattr(data_arguments, name) for name in ("streaming", "distinct")}
-    options["config_name"] = data_arguments.dataset_config_name
-    train, evaluation = (
-        load_corpus(data_arguments.dataset_name, data_arguments.text_columns, split, **options)
-        for split in ("train", "validation")
-    )
+    tokenizer = None if data_arguments.train_tokenizer else load_tokenizer(model_arguments)
+    train, evaluation = (load_texts(data_arguments, split, tokenizer) for split in ("train", "validation"))
     if train is None:
         raise ValueError(f"{data_arguments.dataset_name} has no train split")
-    if data_arguments.train_tokenizer:
+    if tokenizer is None:
         texts = (row["text"] for row in islice(train, data_arguments.tokenizer_samples))
         tokenizer = train_tokenizer(texts, data_arguments.train_tokenizer, data_arguments.max_length)
-    else:
-        tokenizer = load_tokenizer(model_arguments)
     train = tokenize_corpus(train, tokenizer, data_arguments.max_length, data_arguments.pack)
     if evaluation is not None:
         first = list(

@@ -49,6 +49,7 @@ def training_inputs(rows: int = 3) -> dict[str, torch.Tensor]:
         "labels": labels,
         "prior_noise": torch.randn(rows, 9, 16, generator=seeded(2)),
         "timesteps": torch.rand(rows, generator=seeded(3)),
+        "expert_indices": torch.randint(3, (rows, 9), generator=seeded(4)),
     }
 
 

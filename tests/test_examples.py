@@ -203,6 +203,11 @@ def test_distillation_writes_answers_resumes_and_trains(workspace):
             "'x'",
         ),
         ("run_autoencoder.py", ["--dataset_name", "data", "--text_columns", "prose", "--train_tokenizer", "400"], "prose"),
+        (
+            "run_autoencoder.py",
+            ["--dataset_name", "data", "--task", "e2e_nlg", "--distinct", "--train_tokenizer", "400"],
+            "distinct=True",
+        ),
     ],
 )  # fmt: skip
 def test_bad_arguments_end_with_one_clear_line(workspace, script, arguments, message):

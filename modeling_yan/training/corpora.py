@@ -6,6 +6,8 @@ from pathlib import Path
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
+from modeling_yan.training.tasks import Task, load_splits
+
 Corpus = Dataset | IterableDataset
 
 
@@ -58,6 +60,20 @@ def load_corpus(
             [text for text in corpus[column] if text] for column in text_columns
         )))})  # fmt: skip
     return corpus.map(gather, batched=True, remove_columns=known)
+
+
+def load_task_corpus(name: str, task: Task, split: str, mask_token: str = "<mask>") -> Dataset | None:
+    """
+    What a flow for a task will read and write, as a corpus with the one column `text`: every source once and the target of every
+    row, so that an autoencoder knows labels and other short answers as well as long texts. None if the data set has no such split.
+
+    Raises:
+        ValueError: if the columns do not fit the task.
+    """
+    splits = load_splits(name, task, mask_token)
+    if split not in splits:
+        return None
+    return Dataset.from_dict({"text": [*dict.fromkeys(splits[split]["source"]), *splits[split]["target"]]})
 
 
 def tokenize_corpus(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int, pack: bool = False) -> Corpus:

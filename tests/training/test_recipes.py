@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.training.corpora import load_corpus, tokenize_corpus
+from modeling_yan.training.corpora import load_corpus, load_task_corpus, tokenize_corpus
 from modeling_yan.training.scripts import ModelArguments, load_preset, parse_arguments
 from modeling_yan.training.tasks import Task
 from modeling_yan.training.tokenization import train_tokenizer
@@ -114,6 +114,15 @@ def test_distinct_texts_keep_their_order_and_exclude_streaming(folders):
     assert corpus["text"] == [TEXTS[0], TEXTS[1]]
     with pytest.raises(ValueError, match="distinct"):
         load_corpus(str(folders["parquet"]), ["text"], "train", distinct=True, streaming=True)
+
+
+def test_a_tasks_corpus_has_every_source_once_and_every_target(tmp_path):
+    rows = [("tall, blue", "A tall blue one."), ("tall, blue", "It is tall and blue."), ("red", "A tall blue one.")]
+    columns = {"meaning_representation": [row[0] for row in rows], "human_reference": [row[1] for row in rows]}
+    Dataset.from_dict(columns).to_parquet(tmp_path / "train.parquet")
+    corpus = load_task_corpus(str(tmp_path), Task.load("e2e_nlg"), "train")
+    assert corpus["text"] == ["tall, blue", "red", *columns["human_reference"]]
+    assert load_task_corpus(str(tmp_path), Task.load("e2e_nlg"), "validation") is None
 
 
 @pytest.mark.parametrize("streaming", [False, True])
