@@ -133,6 +133,7 @@ def main() -> None:
         preprocess_logits_for_metrics=lambda logits, labels: (
             logits[0] if isinstance(logits, tuple) else logits
         ).argmax(-1),
+        embedding_learning_rate=model_arguments.embedding_learning_rate,
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
     )
     if trainer.is_world_process_zero():

@@ -158,6 +158,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         data_collator=collator,
         processing_class=tokenizer,
         compute_metrics=metrics,
+        embedding_learning_rate=model_arguments.embedding_learning_rate,
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
         **options,
     )

@@ -92,6 +92,7 @@ def main() -> None:
         num_generations=arguments.num_generations,
         temperature=arguments.temperature,
         beta=arguments.beta,
+        embedding_learning_rate=model_arguments.embedding_learning_rate,
     )
     before, each_update = score(), apply_budget(trainer, model_arguments.training_flops)
     start = time.perf_counter()

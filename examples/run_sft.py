@@ -53,6 +53,7 @@ def main() -> None:
         eval_dataset=splits.get("validation") or splits.get("test"),
         processing_class=tokenizer,
         peft_config=lora_config(data.lora_r) if data.use_lora else None,
+        embedding_learning_rate=model_arguments.embedding_learning_rate,
     )
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()

@@ -79,6 +79,7 @@ def main() -> None:
         mse_weight=arguments.mse_weight,
         train_dataset=train_set,
         processing_class=tokenizer,
+        embedding_learning_rate=model_arguments.embedding_learning_rate,
     )
     before = {str(steps): score(steps) for steps in (arguments.num_inference_steps, teacher_steps)}
     each_update = apply_budget(trainer, model_arguments.training_flops)

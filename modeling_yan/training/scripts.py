@@ -45,6 +45,9 @@ class ModelArguments:
         default="", metadata={"help": "Parts not to train, comma-separated: embeddings, encoder, flow, decoder."}
     )
     ema_decay: float | None = field(default=None, metadata={"help": "Average the weights with this decay."})
+    embedding_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the token embeddings; that of everything else by default."}
+    )
     training_flops: float | None = field(
         default=None, metadata={"help": "Train for this many floating-point operations instead of max_steps."}
     )

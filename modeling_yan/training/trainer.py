@@ -107,11 +107,39 @@ class YanTrainerMixin:
     Adds to a Trainer: the mean of each loss term since the last log entry, evaluation with averaged weights when an
     `EMACallback` is among the callbacks, draws of its own for each process, and a stop at the first loss that is not a
     number.
+
+    Args:
+        embedding_learning_rate: of the token embeddings, with the schedule of all others, whose rate it is by default. They begin
+            at a standard deviation of 1 (`config.embedding_std`), twenty times that of a GPT-2, and at the others' rate they stay
+            what they were drawn as.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, embedding_learning_rate: float | None = None, **kwargs):
+        self.embedding_learning_rate = embedding_learning_rate
         super().__init__(*args, **kwargs)
         self.add_callback(RankSeedCallback())
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        """
+        As in Trainer; token embeddings in a group of their own where they have a learning rate of their own.
+
+        Raises:
+            ValueError: for a learning rate of embeddings that are not trained.
+        """
+        optimizer, rate = super().create_optimizer(*args, **kwargs), self.embedding_learning_rate
+        if rate is None or any("embeddings" in group for group in optimizer.param_groups):
+            return optimizer
+        table = self.accelerator.unwrap_model(self.model).get_input_embeddings().weight
+        for group in optimizer.param_groups:
+            others = [parameter for parameter in group["params"] if parameter is not table]
+            if len(others) < len(group["params"]):
+                group["params"] = others
+                options = {name: value for name, value in group.items() if name != "params"}
+                optimizer.add_param_group({**options, "params": [table], "lr": rate, "embeddings": True})
+                return optimizer
+        raise ValueError(
+            f"embedding_learning_rate={rate}, but the token embeddings are not trained; leave it out, or do not freeze them"
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)

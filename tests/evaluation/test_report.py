@@ -101,8 +101,10 @@ def test_only_the_places_of_a_page_change():
     assert fill_page(filled, lambda name: f"new {name}\n") == filled
 
 
-def test_the_page_in_docs_shows_what_was_measured():
-    page = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["quality.md", "quality_28m.md"])
+def test_the_pages_in_docs_show_what_was_measured(name):
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert "<!-- table: " in page
     assert fill_page(page, lambda name: tables(json.loads((ROOT / name).read_text(encoding="utf-8")))) == page
 
 

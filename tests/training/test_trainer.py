@@ -51,7 +51,7 @@ class FixedDraws(YanForConditionalGeneration):
         )
 
 
-def train(tokenizer, folder, model=None, callbacks=None, **options):
+def train(tokenizer, folder, model=None, callbacks=None, embedding_learning_rate=None, resume=None, **options):
     torch.manual_seed(0)
     model = model or tiny_model(FixedDraws, vocab_size=300, latent_noise=0.0)
     arguments = {
@@ -75,8 +75,9 @@ def train(tokenizer, folder, model=None, callbacks=None, **options):
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         processing_class=tokenizer,
         callbacks=callbacks,
+        embedding_learning_rate=embedding_learning_rate,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 
@@ -135,6 +136,43 @@ def test_averaged_weights_are_the_recursion_and_serve_evaluation(tokenizer, tmp_
     with callback.applied(trainer.model):
         assert (trainer.model.decoder.lm_head.bias == 0).all()
     assert torch.equal(trainer.model.decoder.lm_head.bias.detach(), before)
+
+
+def test_embeddings_can_have_a_learning_rate_of_their_own(tokenizer, tmp_path):
+    def state(**options) -> dict[str, torch.Tensor]:
+        model = train(tokenizer, tmp_path, max_steps=1, lr_scheduler_type="constant", **options).model
+        return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    table = "model.encoder.embeddings.word_embeddings.weight"
+    start, plain, faster = state(learning_rate=0.0), state(), state(embedding_learning_rate=0.1)
+    torch.testing.assert_close(faster[table] - start[table], 10 * (plain[table] - start[table]), atol=1e-5, rtol=1e-4)
+    assert not torch.equal(plain[table], start[table])
+    for name in start.keys() - {table}:
+        assert torch.equal(faster[name], plain[name]), name
+
+
+def test_the_rate_of_embeddings_follows_the_schedule_and_survives_a_checkpoint(tokenizer, tmp_path):
+    options = {
+        "optim": "adamw_torch",
+        "embedding_learning_rate": 0.02,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "max_steps": 4,
+    }
+    whole = train(tokenizer, tmp_path / "whole", **options)
+    assert [group["lr"] for group in whole.optimizer.param_groups if group["params"]][-1] == 0.0
+    resumed = train(tokenizer, tmp_path / "again", resume=str(tmp_path / "whole" / "checkpoint-2"), **options)
+    for trainer in (whole, resumed):
+        assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {0.02, 0.01}
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_rate_for_frozen_embeddings_is_refused(tokenizer, tmp_path):
+    model = tiny_model(FixedDraws, vocab_size=300)
+    freeze(model, ["embeddings"])
+    with pytest.raises(ValueError, match=r"embedding_learning_rate=0\.1.*not trained"):
+        train(tokenizer, tmp_path, model=model, embedding_learning_rate=0.1)
 
 
 def test_predict_with_generate_leaves_yans_options_in_the_checkpoint(tokenizer, tmp_path):
