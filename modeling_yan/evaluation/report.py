@@ -113,6 +113,8 @@ def _losses(report: dict, yan: list[dict], score: str) -> str:
     plain = {row["length"]: row for row in yan if row["num_inference_steps"] == 3 and row["num_length_candidates"] == 1}
     reached = ", ".join(f"{row[score]:.1f} ({_length_name(row)})" for row in plain.values())
     text = f"Where it is lost: the autoencoder gives back {ceiling[score]:.1f} of the first reference; three steps reach {reached}."
+    if ceiling[score] < max((row[score] for row in plain.values()), default=0.0):
+        text += " That is no ceiling: the decoder reads what the flow writes better than what the encoder does."
     head = report["length_head"]
     if head:
         text += (

@@ -88,6 +88,13 @@ def test_every_system_setting_and_cost_is_in_the_tables():
     assert "1,234 rows of the test split" in text
     assert "1,234 longest sources of the test split" in quality_tables({**REPORT, "longest_rows": 1234})
     assert "25 % of the rows, 1.5 tokens off" in text
+    assert "no ceiling" not in text
+    below = [row("autoencoder of the first reference", 45.0), *REPORT["quality"][1:]]
+    assert "no ceiling" in quality_tables({**REPORT, "quality": below})
+    on_gpu = quality_tables({**REPORT, "device": "NVIDIA X", "speed_batch_1": {}})
+    assert "seed 0, NVIDIA X." in on_gpu
+    assert "Speed was not measured in this run." in on_gpu
+    assert "seed 0, 2 threads." in text
     assert "YAN (1 prior, 5 lengths) 12.0 ms, 1,234 tokens per second" in text
     # Every row of a table has as many cells as its header.
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
