@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from run_flow import DataArguments, train
 from transformers import (
@@ -43,8 +44,10 @@ class DistillationArguments:
     only_write: bool = field(default=False, metadata={"help": "Write the data set and stop."})
 
 
-def write_answers(arguments: DistillationArguments, sources: list[str], task: Task, folder: Path) -> None:
-    """Appends the teacher's answers to answers.jsonl, going on after the last complete line."""
+def write_answers(
+    arguments: DistillationArguments, sources: list[str], task: Task, folder: Path, device: torch.device
+) -> None:
+    """Appends the teacher's answers, written on `device`, to answers.jsonl, going on after the last complete line."""
     path = folder / "answers.jsonl"
     done = []
     if path.exists():
@@ -55,7 +58,7 @@ def write_answers(arguments: DistillationArguments, sources: list[str], task: Ta
         path.write_bytes(b"".join(line + b"\n" for line in lines))
     if len(done) == len(sources):
         return
-    teacher = load_text_model(arguments.teacher)
+    teacher = load_text_model(arguments.teacher).to(device)
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher, trust_remote_code=True)
     set_truncation_side(tokenizer, task.truncation_side)
     rest = sources[len(done) :]
@@ -79,7 +82,7 @@ def write_answers(arguments: DistillationArguments, sources: list[str], task: Ta
             file.flush()
 
 
-def write_data_set(arguments: DistillationArguments, data: DataArguments, seed: int) -> None:
+def write_data_set(arguments: DistillationArguments, data: DataArguments, seed: int, device: torch.device) -> None:
     """
     `distilled_dir` becomes a data set: the teacher's answers as targets to train on, and as references of made-up sources; given ones
     and the other splits keep their own references.
@@ -94,7 +97,7 @@ def write_data_set(arguments: DistillationArguments, data: DataArguments, seed: 
     for make, count in ((drop_fields, arguments.extra_sources), (cross_fields, arguments.crossed_sources)):
         if count:
             sources += make(given, count, arguments.field_separator, seed, held_out | set(sources))
-    write_answers(arguments, sources, task, folder)
+    write_answers(arguments, sources, task, folder, device)
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     known = {row["source"]: row["references"] for row in group_references(splits["train"])}
     rows = [{**row, "references": known.get(row["source"], [row["target"]])} for row in rows if row["target"]]
@@ -109,7 +112,7 @@ def write_data_set(arguments: DistillationArguments, data: DataArguments, seed: 
 def main() -> None:
     parser = HfArgumentParser((DistillationArguments, ModelArguments, DataArguments, Seq2SeqTrainingArguments))
     arguments, model_arguments, data, training = parse_arguments(parser)
-    write_data_set(arguments, data, training.seed)
+    write_data_set(arguments, data, training.seed, training.device)
     if not arguments.only_write:
         training.predict_with_generate = True
         data.task, data.dataset_name = "pairs", arguments.distilled_dir
