@@ -25,6 +25,8 @@ from modeling_yan.writing_yan import WritingPlan
 LAYERS, HEADS = 6, 4
 # Positions that the cached masked diffusion fills before it goes on.
 BLOCK_LENGTH = 16
+# A compiled call in half precision rounds elsewhere than the plain one, and a drawn expert or a close argmax can fall otherwise.
+ENOUGH_AGREEMENT = 0.9
 
 
 @dataclass
@@ -59,10 +61,6 @@ def full_precision(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.to(dtype)
-
-
-# A compiled call in half precision rounds elsewhere than the plain one, and a drawn expert or a close argmax can fall otherwise.
-ENOUGH_AGREEMENT = 0.9
 
 
 def check(peer: Peer, source: torch.LongTensor, length: int) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
-from modeling_yan.training.tasks import Task, load_splits
+from modeling_yan.training.tasks import Task
 
 Corpus = Dataset | IterableDataset
 
@@ -70,10 +70,11 @@ def load_task_corpus(name: str, task: Task, split: str, mask_token: str = "<mask
     Raises:
         ValueError: if the columns do not fit the task.
     """
-    splits = load_splits(name, task, mask_token)
-    if split not in splits:
+    data = load_dataset(name)
+    if split not in data:
         return None
-    return Dataset.from_dict({"text": [*dict.fromkeys(splits[split]["source"]), *splits[split]["target"]]})
+    pairs = task.build(data[split], mask_token)
+    return Dataset.from_dict({"text": [*dict.fromkeys(pairs["source"]), *pairs["target"]]})
 
 
 def tokenize_corpus(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int, pack: bool = False) -> Corpus:

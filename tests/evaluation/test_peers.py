@@ -1,6 +1,8 @@
 """The peers of the benchmark: equal size, exactly as many tokens, and a check that notices a wrong one; counted work."""
 
 import copy
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,3 +103,14 @@ def test_the_roofline_is_the_longer_of_arithmetic_and_traffic():
     assert roofline_seconds({"flops": 20, "bytes": 500}, rates) == 5.0
     measured = measure_device(torch.device("cpu"), torch.float32, seconds=0.01)
     assert all(rate > 1e8 for rate in measured.values())
+
+
+def test_systems_of_a_benchmark_are_chosen_by_how_their_names_begin(model):
+    build_peers = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "run_benchmark.py"))["build_peers"]
+    assert [peer.name for peer in build_peers(model, [1, 3], False, ["YAN", "GPT-2"])] == [
+        "YAN, 1 step",
+        "YAN, 3 steps",
+        "GPT-2, KV cache",
+    ]
+    with pytest.raises(ValueError, match=r"--systems \['GTP'\].*'BART, KV cache'"):
+        build_peers(model, [3], False, ["YAN", "GTP"])
