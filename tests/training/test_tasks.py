@@ -108,6 +108,8 @@ def test_messy_rows_are_dropped_and_counted_or_raise(caplog):
     with caplog.at_level("WARNING"):
         assert len(task.build(data)) == 1
     assert "2 of 3 rows" in caplog.text
+    papers = Dataset.from_list([{"source": ["One."], "target": ["First"]}, {"source": [], "target": ["Second"]}])
+    assert Task.load("scitldr").build(papers)["target"] == ["First"]
     with pytest.raises(ValueError, match=r"row 0.*target of a row is empty"):
         Task.load("e2e_nlg").build(Dataset.from_list([{"meaning_representation": "x", "human_reference": " "}]))
 
