@@ -35,7 +35,13 @@ from modeling_yan.training.scripts import (
 )
 from modeling_yan.training.stages import freeze
 from modeling_yan.training.tasks import Task, consensus_targets, group_references, load_splits
-from modeling_yan.training.tokenization import group_labels, set_truncation_side, tokenize_pairs
+from modeling_yan.training.tokenization import (
+    SPECIAL_TOKENS,
+    group_labels,
+    set_truncation_side,
+    tokenize_pairs,
+    train_tokenizer,
+)
 from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer
 
 
@@ -66,6 +72,10 @@ class DataArguments:
             "whose length would give them away."
         },
     )
+    train_tokenizer: int | None = field(
+        default=None,
+        metadata={"help": "Train a tokenizer of so many entries on the task's training rows, for a new model."},
+    )
     num_samples: int = field(default=4, metadata={"help": "Answers shown and kept at each evaluation."})
     plots: bool = field(default=False, metadata={"help": "Draw losses, expert usage and latents at the end."})
     use_lora: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of the weights."})
@@ -93,12 +103,23 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         raise ValueError(
             f"num_targets={data.num_targets} is for targets=easiest, not for targets={data.targets}; leave it out"
         )
+    trained_before = model_arguments.tokenizer_name or model_arguments.model_name_or_path
+    if data.train_tokenizer and trained_before:
+        raise ValueError(
+            f"train_tokenizer={data.train_tokenizer} is for a new model; leave it out, or leave {trained_before!r} out "
+            "(tokenizer_name, model_name_or_path)"
+        )
     task = Task.load(data.task).with_lengths(data.max_source_length, data.max_target_length)
-    tokenizer = load_tokenizer(model_arguments)
-    set_truncation_side(tokenizer, task.truncation_side)
-    splits = load_splits(data.dataset_name, task, tokenizer.mask_token)
+    tokenizer = None if data.train_tokenizer else load_tokenizer(model_arguments)
+    mask_token = SPECIAL_TOKENS["mask_token"] if tokenizer is None else tokenizer.mask_token
+    splits = load_splits(data.dataset_name, task, mask_token)
     if "train" not in splits:
         raise ValueError(f"{data.dataset_name} has no train split")
+    longest = max(task.max_source_length, task.max_target_length)
+    if tokenizer is None:
+        texts = [text for column in ("source", "target") for text in dict.fromkeys(splits["train"][column])]
+        tokenizer = train_tokenizer(texts, data.train_tokenizer, longest)
+    set_truncation_side(tokenizer, task.truncation_side)
     if data.targets == "consensus":
         splits["train"] = consensus_targets(splits["train"])
     if data.max_train_samples:
@@ -121,7 +142,6 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
     eval_set = None if chosen is None else tokenized(chosen)
 
     model = build_model(YanForConditionalGeneration, model_arguments, tokenizer)
-    longest = max(task.max_source_length, task.max_target_length)
     if longest > model.config.max_position_embeddings:
         raise ValueError(
             f"task {task.name} has texts of up to {longest} tokens, the model max_position_embeddings="

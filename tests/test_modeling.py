@@ -419,6 +419,44 @@ def test_initial_weights_have_the_documented_scales():
     assert (bias[0::2] == 1).all()
     assert (bias[1::2] == 0).all()
     assert isinstance(model.model.flow.experts, YanExperts)
+    cross = model.model.flow.layers[0].cross_attention
+    for projection in (cross.q_proj, cross.k_proj, cross.v_proj, cross.out_proj):
+        rest = projection.weight - torch.eye(64)
+        assert rest.std().item() == pytest.approx(0.5 * (3 * 64) ** -0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("model_class", [YanForMaskedLM, YanForConditionalGeneration])
+def test_a_new_models_head_reads_the_latents_of_clean_text(model_class):
+    torch.manual_seed(0)
+    model = model_class(tiny_config(hidden_size=64, intermediate_size=128)).eval()
+    ids, mask = source_batch((9, 6, 12))
+    latents = model.model.encoder(ids, mask).last_hidden_state
+    assert (model.decoder(latents).argmax(-1) == ids)[mask.bool()].float().mean() > 0.95
+    # Wrong tokens have logits of standard deviation 1.
+    assert model.decoder.lm_head.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu", "relu"])
+def test_new_experts_of_data_prediction_pass_on_what_they_read(activation):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "hidden_act": activation}
+    states = torch.randn(2, 5, 64)
+    experts = YanForConditionalGeneration(tiny_config(prediction_type="data", **sizes)).model.flow.experts
+    assert (experts(states) - states.unsqueeze(2)).std() < 0.2
+    experts = YanForConditionalGeneration(tiny_config(prediction_type="velocity", **sizes)).model.flow.experts
+    assert (experts(states) - states.unsqueeze(2)).std() > 0.9
+
+
+def test_a_new_flow_of_data_prediction_copies_its_source(tmp_path):
+    """From noise, untrained: also behind an autoencoder, whose checkpoint has no flow yet."""
+    torch.manual_seed(0)
+    config = tiny_config(hidden_size=256, num_attention_heads=4, intermediate_size=512, prediction_type="data")
+    YanForMaskedLM(config).save_pretrained(tmp_path)
+    ids, mask = source_batch((9, 6, 12))
+    for model in (YanForConditionalGeneration(config), YanForConditionalGeneration.from_pretrained(tmp_path)):
+        noise = torch.randn(*ids.shape, 256, generator=torch.Generator().manual_seed(0))
+        written = model.eval()(ids, mask, decoder_attention_mask=mask, prior_noise=noise).logits.argmax(-1)
+        assert (written == ids)[mask.bool()].float().mean() > 0.8
 
 
 def test_masked_lm_learns_from_labels_and_reports_latents():

@@ -18,9 +18,12 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_yan import YanConfig
 from .layers_yan import YanEmbeddings, YanEncoderLayer, YanExperts, YanModulation, YanPositionEmbeddings
-from .mixers_yan import YanAttention, YanMambaDirection, mixer_mask
+from .mixers_yan import YanAttention, YanMambaDirection, YanNearIdentity, mixer_mask
 
 logger = logging.get_logger(__name__)
+
+# Activations with act(x) - act(-x) = x, from which two rows of weights make an identity.
+IDENTITY_PAIRS = {"gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish"}
 
 
 class YanPreTrainedModel(PreTrainedModel):
@@ -38,11 +41,16 @@ class YanPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
 
-        def linear_(weight: torch.Tensor, fan_in: int):
+        def linear_(weight: torch.Tensor, fan_in: int, scale: float = 1.0):
             std = self.config.initializer_range
-            init.normal_(weight, std=(3 * fan_in) ** -0.5 if std is None else std)
+            init.normal_(weight, std=scale * ((3 * fan_in) ** -0.5 if std is None else std))
 
-        if isinstance(module, nn.Linear):
+        if isinstance(module, YanNearIdentity):
+            linear_(module.weight, module.in_features, 0.5)
+            init.copy_(module.weight, module.weight + torch.eye(module.in_features).to(module.weight))
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
             linear_(module.weight, module.in_features)
             if isinstance(module, YanModulation):
                 chunks = torch.zeros(module.num_chunks, self.config.hidden_size)
@@ -55,8 +63,19 @@ class YanPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.embedding_std)
         elif isinstance(module, YanExperts):
-            linear_(module.up_proj, module.up_proj.shape[-1])
-            linear_(module.down_proj, module.down_proj.shape[-1])
+            width, inner = module.down_proj.shape[1:]
+            copies = (
+                self.config.prediction_type == "data"
+                and self.config.hidden_act in IDENTITY_PAIRS
+                and inner >= 2 * width
+            )
+            linear_(module.up_proj, width, 0.2 if copies else 1.0)
+            linear_(module.down_proj, inner, 0.2 if copies else 1.0)
+            if copies:
+                pair = torch.zeros(inner, width).to(module.up_proj)
+                pair[:width], pair[width : 2 * width] = torch.eye(width), -torch.eye(width)
+                init.copy_(module.up_proj, module.up_proj + pair)
+                init.copy_(module.down_proj, module.down_proj + pair.T)
             init.zeros_(module.up_bias)
             init.zeros_(module.down_bias)
         elif isinstance(module, YanMambaDirection):
@@ -68,6 +87,16 @@ class YanPreTrainedModel(PreTrainedModel):
             steps = torch.exp(torch.rand(len(module.D)) * math.log(100.0) + math.log(0.001)).clamp_min(1e-4)
             # The inverse of softplus.
             init.copy_(module.dt_proj.bias, steps + (-torch.expm1(-steps)).log())
+
+    @torch.no_grad()
+    def start_head_from_embeddings(self) -> None:
+        """
+        Gives the output projection the token embeddings, scaled to logits of standard deviation 1 for a wrong token. A latent of YAN's own
+        encoder keeps its token's embedding on the residual path, so that a new model gives clean text back before any training.
+        """
+        if self.config.encoder_config is None:
+            scale = self.config.embedding_std * self.config.hidden_size**0.5
+            self.get_output_embeddings().weight.copy_(self.get_input_embeddings().weight / scale)
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
         """

@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_yan import YanConfig
 from .flow_matching_yan import chunked_token_cross_entropy, token_cross_entropy, velocity_from_data
-from .mixers_yan import MIXERS, YanAttention, mixer_mask
+from .mixers_yan import MIXERS, YanCrossAttention, mixer_mask
 
 try:
     from transformers.integrations.moe import _grouped_mm
@@ -127,7 +127,7 @@ class YanFlowLayer(GradientCheckpointingLayer):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, elementwise_affine=False)
         self.mixer = MIXERS[config.flow_mixer](config)
         self.feed_forward = YanFeedForward(config, _feed_forward_size(config, config.flow_mixer))
-        self.cross_attention = YanAttention(config) if self.has_cross_attention else None
+        self.cross_attention = YanCrossAttention(config) if self.has_cross_attention else None
         # Chunks: (scale, shift) of the mixer, of the feed-forward, of the cross-attention.
         self.modulation = YanModulation(config, 6 if self.has_cross_attention else 4)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -207,7 +207,8 @@ def grouped_mm(tokens: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -
 
 class YanExperts(nn.Module):
     """
-    K velocity heads `Linear - act - Linear` as stacked weights. Everything goes through `forward`, which adapters on
+    K velocity heads `Linear - act - Linear` as stacked weights. With data prediction they start near the identity: for a gated linear
+    unit such as GELU, `act(x) - act(-x) = x`. Everything goes through `forward`, which adapters on
     parameters (PEFT's `target_parameters`) wrap. `config.experts_implementation` says how a routed token's own head is computed.
     """
 

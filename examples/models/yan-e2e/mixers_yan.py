@@ -77,6 +77,23 @@ class YanAttention(nn.Module):
         return self.out_proj(output.reshape(hidden_states.shape)), weights
 
 
+class YanNearIdentity(nn.Linear):
+    """A square projection. A class of its own because it starts near the identity (`YanPreTrainedModel._init_weights`)."""
+
+
+class YanCrossAttention(YanAttention):
+    """
+    Attention to the source that copies before it has learned anything: with all four projections near the identity a position looks at the
+    source tokens that share its place in the position table, and takes over what it finds (mimetic initialisation, arXiv 2305.09828).
+    """
+
+    def __init__(self, config: YanConfig):
+        super().__init__(config)
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            bias = config.attention_bias or name == "out_proj"
+            setattr(self, name, YanNearIdentity(config.hidden_size, config.hidden_size, bias=bias))
+
+
 class YanConvAttention(YanAttention):
     """
     Self-attention behind a depthwise convolution over the neighbours on both sides, `x + conv(x)`: nearness, which attention
