@@ -23,6 +23,7 @@ from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.speed import device_name
 from modeling_yan.evaluation.text_generation import generate_texts
 from modeling_yan.training.budget import apply_budget, with_earlier_stages
+from modeling_yan.training.corpora import task_texts
 from modeling_yan.training.pair_selection import DataCollatorForSeveralTargets, YanPairSelectionTrainer
 from modeling_yan.training.samples import SamplesCallback
 from modeling_yan.training.scripts import (
@@ -43,6 +44,9 @@ from modeling_yan.training.tokenization import (
     train_tokenizer,
 )
 from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer
+
+# Texts that a tokenizer is trained on.
+TOKENIZER_TEXTS = 100_000
 
 
 @dataclass
@@ -117,7 +121,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         raise ValueError(f"{data.dataset_name} has no train split")
     longest = max(task.max_source_length, task.max_target_length)
     if tokenizer is None:
-        texts = [text for column in ("source", "target") for text in dict.fromkeys(splits["train"][column])]
+        texts = task_texts(splits["train"])[:TOKENIZER_TEXTS]
         tokenizer = train_tokenizer(texts, data.train_tokenizer, longest)
     set_truncation_side(tokenizer, task.truncation_side)
     if data.targets == "consensus":

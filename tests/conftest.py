@@ -67,3 +67,8 @@ def source_batch(lengths=(7, 4, 5), seed: int = 0, side: str = "right") -> tuple
 @pytest.fixture(scope="session")
 def model() -> YanForConditionalGeneration:
     return tiny_model()
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["from_the_beginning", "from_both_ends"])
+def model_of_positions(request) -> YanForConditionalGeneration:
+    return tiny_model(end_positions=request.param)

@@ -48,7 +48,8 @@ def assert_same(compiled, plain):
 @pytest.mark.parametrize("mixer", ["attention", "conv_attention", "mamba"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_traced_without_breaks_and_with_the_plain_tokens(mixer, side):
-    model = tiny_model(encoder_mixer=mixer, flow_mixer=mixer)
+    # Positions of both kinds: from the beginning in the middle case, from both ends in the others.
+    model = tiny_model(encoder_mixer=mixer, flow_mixer=mixer, end_positions=mixer != "conv_attention")
     ids, mask = source_batch((7, 4, 5), side=side)
     assert_same(written(model, ids, mask, compile_config=TRACED), written(model, ids, mask))
     assert len(CompiledFunctions.of(model)) >= 2

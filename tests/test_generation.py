@@ -109,7 +109,8 @@ def test_three_steps_cost_three_trunk_passes_and_one_projection_of_the_source(mo
 
 @pytest.mark.parametrize("mode", ["predicted", "canvas", "oracle"])
 @pytest.mark.parametrize("do_sample", [False, True])
-def test_rows_do_not_depend_on_batch_mates_or_padding(model, mode, do_sample):
+def test_rows_do_not_depend_on_batch_mates_or_padding(model_of_positions, mode, do_sample):
+    model = model_of_positions
     lengths = (7, 4, 5)
     options = {"do_sample": do_sample, "max_new_tokens": 9, "num_candidates": 2, "num_length_candidates": 2}
     per_row = [6, 3, 8]

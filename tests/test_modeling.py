@@ -46,7 +46,8 @@ def gradients(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_padding_side_amount_and_batch_mates_change_nothing(model, attention):
+def test_padding_side_amount_and_batch_mates_change_nothing(model_of_positions, attention):
+    model = model_of_positions
     model.set_attn_implementation(attention)
     lengths = (7, 4, 5)
     right, right_mask = source_batch(lengths)
@@ -65,7 +66,8 @@ def test_padding_side_amount_and_batch_mates_change_nothing(model, attention):
     model.set_attn_implementation("sdpa")
 
 
-def test_canvas_padding_changes_nothing(model):
+def test_canvas_padding_changes_nothing(model_of_positions):
+    model = model_of_positions
     ids, mask = source_batch()
     labels = target_labels()
     whole = model(ids, mask, labels=labels, **pinned_draws(labels))
@@ -217,7 +219,8 @@ def test_ngram_loss_is_that_of_the_endpoint_and_counts_rows_by_their_tokens():
         tiny_model(ngram_loss_weight=1.0, loss_chunk_size=8)
 
 
-def test_unrolled_endpoint_is_the_plain_euler_solution_with_all_experts(model):
+def test_unrolled_endpoint_is_the_plain_euler_solution_with_all_experts(model_of_positions):
+    model = model_of_positions
     ids, mask = source_batch()
     labels = target_labels()
     draws = pinned_draws(labels)
@@ -244,6 +247,15 @@ def test_losses_and_gradients_are_finite(dtype, prediction_type):
     assert outputs.loss.isfinite()
     assert all(v.isfinite().all() for k, v in outputs.items() if k.endswith(("loss", "entropy", "balance", "l2")))
     assert all(g.isfinite().all() for g in gradients(model).values())
+
+
+def test_positions_from_the_end_tell_how_far_it_is():
+    model = tiny_model(YanForMaskedLM, end_positions=True, encoder_layers=1)
+    table = model.model.encoder.embeddings
+    whole, masked = table.positions(4, None), table.positions(6, torch.tensor([[0, 1, 1, 1, 1, 0]]))
+    torch.testing.assert_close(masked[:, 1:5], whole)
+    ends = whole[0] * 2**0.5 - table.position_embeddings.weight[:4]
+    torch.testing.assert_close(ends, table.end_position_embeddings.weight[:4].flip(0))
 
 
 def test_no_gradient_reaches_the_target_latents():
@@ -510,6 +522,7 @@ def test_vocabulary_can_be_resized(model):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ({"end_positions": True, "encoder_config": {"model_type": "bert", "hidden_size": 16}}, "end_positions"),
         ({"num_attention_heads": 3}, "num_attention_heads=3"),
         ({"hidden_size": 0}, "hidden_size=0"),
         ({"cross_attention_layers": [0, 3]}, "cross_attention_layers"),

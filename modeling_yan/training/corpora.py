@@ -62,10 +62,15 @@ def load_corpus(
     return corpus.map(gather, batched=True, remove_columns=known)
 
 
+def task_texts(pairs: Dataset) -> list[str]:
+    """What a flow for a task will read and write: every source once, then the target of every row."""
+    return [*dict.fromkeys(pairs["source"]), *pairs["target"]]
+
+
 def load_task_corpus(name: str, task: Task, split: str, mask_token: str = "<mask>") -> Dataset | None:
     """
-    What a flow for a task will read and write, as a corpus with the one column `text`: every source once and the target of every
-    row, so that an autoencoder knows labels and other short answers as well as long texts. None if the data set has no such split.
+    `task_texts` of a split as a corpus with the one column `text`, so that an autoencoder knows labels and other short answers as well as
+    long texts. None if the data set has no such split.
 
     Raises:
         ValueError: if the columns do not fit the task.
@@ -73,8 +78,7 @@ def load_task_corpus(name: str, task: Task, split: str, mask_token: str = "<mask
     data = load_dataset(name)
     if split not in data:
         return None
-    pairs = task.build(data[split], mask_token)
-    return Dataset.from_dict({"text": [*dict.fromkeys(pairs["source"]), *pairs["target"]]})
+    return Dataset.from_dict({"text": task_texts(task.build(data[split], mask_token))})
 
 
 def tokenize_corpus(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int, pack: bool = False) -> Corpus:

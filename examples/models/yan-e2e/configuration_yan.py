@@ -41,6 +41,8 @@ class YanConfig(PreTrainedConfig):
         num_attention_heads (`int`, defaults to 8): Heads of every attention; must divide `hidden_size`.
         intermediate_size (`int`, *optional*): Width of feed-forward layers and expert heads; `4 * hidden_size` if unset.
         max_position_embeddings (`int`, defaults to 1024): Rows of the position table, the longest source or target.
+        end_positions (`bool`, defaults to `False`): Whether positions are also counted from the end, by a second table that the paper does
+            not have: for answers that end as their source ends, such as a text with a gap filled.
         hidden_act (`str`, defaults to `"gelu"`): Activation of feed-forward layers, experts and gate.
         layer_norm_eps (`float`, defaults to 1e-5): Epsilon of every layer normalisation.
         hidden_dropout_prob (`float`, defaults to 0.1): Dropout after the embeddings and on every residual branch.
@@ -116,6 +118,7 @@ class YanConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     intermediate_size: int | None = None
     max_position_embeddings: int = 1024
+    end_positions: bool = False
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
     hidden_dropout_prob: float | int = 0.1
@@ -252,6 +255,10 @@ class YanConfig(PreTrainedConfig):
         if self.num_experts_per_token is not None and self.num_experts_per_token > self.num_experts:
             raise ValueError(
                 f"num_experts_per_token={self.num_experts_per_token} is more than num_experts={self.num_experts}"
+            )
+        if self.end_positions and self.encoder_config is not None:
+            raise ValueError(
+                "end_positions=True needs YAN's own encoder, whose positions the canvas shares; leave encoder_config out"
             )
         if self.attention_conv_size < 1 or self.attention_conv_size % 2 == 0:
             raise ValueError(

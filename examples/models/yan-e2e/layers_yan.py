@@ -36,17 +36,27 @@ def masked_mean_pool(states: torch.Tensor, mask: torch.Tensor | None) -> torch.T
 
 
 class YanPositionEmbeddings(nn.Module):
-    """Learned positions, counted over valid tokens."""
+    """Learned positions, counted over valid tokens from the beginning and, with `config.end_positions`, from the end, too."""
 
     def __init__(self, config: YanConfig):
         super().__init__()
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        sizes = (config.max_position_embeddings, config.hidden_size)
+        self.position_embeddings = nn.Embedding(*sizes)
+        self.end_position_embeddings = nn.Embedding(*sizes) if config.end_positions else None
 
     def positions(self, length: int, mask: torch.Tensor | None) -> torch.Tensor:
-        """Position embeddings (B or 1, L, d) of a sequence with this mask (B, L)."""
+        """Position embeddings (B or 1, L, d) of a sequence with this mask (B, L); both kinds together on the scale of one."""
         if mask is None:
-            return self.position_embeddings.weight[:length].unsqueeze(0)
-        return self.position_embeddings(position_ids_from_mask(mask))
+            begin = self.position_embeddings.weight[:length].unsqueeze(0)
+        else:
+            begin = self.position_embeddings(position_ids_from_mask(mask))
+        if self.end_position_embeddings is None:
+            return begin
+        if mask is None:
+            end = self.end_position_embeddings.weight[:length].flip(0).unsqueeze(0)
+        else:
+            end = self.end_position_embeddings(position_ids_from_mask(mask.flip(-1)).flip(-1))
+        return (begin + end) * 2**-0.5
 
 
 class YanEmbeddings(YanPositionEmbeddings):

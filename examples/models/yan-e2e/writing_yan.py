@@ -111,7 +111,8 @@ class YanWritingMixin:
             states (steps + 1, N, L, d) with `output_trajectory`.
         """
         repeats = x_0.shape[0] // source.shape[0]
-        positions = self.model.encoder.positions(x_0.shape[1], None)
+        # Canvases begin at the left edge, so that only positions counted from the end depend on the mask.
+        positions = self.model.encoder.positions(x_0.shape[1], canvas_mask if self.config.end_positions else None)
         condition = self.model.flow.condition(positions, source, source_mask, canvas_mask, repeats=repeats)
         states = self.solve(x_0, condition, uniform[0], plan, on_draft)
         ids, scores = self.decode_latents(
