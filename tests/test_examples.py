@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, load_dataset
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
-from modeling_yan import YanForMaskedLM
+from modeling_yan import YanForConditionalGeneration, YanForMaskedLM
 from modeling_yan.evaluation.text_generation import load_text_model
 
 ROOT = Path(__file__).parents[1]
@@ -139,6 +139,26 @@ def test_recipe_file_with_an_override_trains_a_lora_adapter(workspace):
     assert (workspace / "lora" / "adapter_model.safetensors").exists()
 
 
+def test_a_flow_is_trained_from_a_new_model_and_tokenizer(workspace):
+    arguments = [
+        "--task",
+        "e2e_nlg",
+        "--dataset_name",
+        "data",
+        "--output_dir",
+        "new",
+        "--train_tokenizer",
+        "300",
+        *FLOW,
+    ]
+    ran("run_flow.py", *arguments, "--max_steps", "2", cwd=workspace)
+    tokenizer = AutoTokenizer.from_pretrained(workspace / "new", trust_remote_code=True)
+    assert len(tokenizer) <= 300
+    model = YanForConditionalGeneration.from_pretrained(workspace / "new")
+    assert model.config.vocab_size == len(tokenizer)
+    assert tokenizer.decode(tokenizer("name[Aromi]")["input_ids"], skip_special_tokens=True) == "name[Aromi]"
+
+
 def test_distillation_writes_answers_resumes_and_trains(workspace):
     arguments = [
         "--teacher", "teacher", "--task", "e2e_nlg", "--dataset_name", "data", "--distilled_dir", "distilled",
@@ -192,6 +212,11 @@ def test_distillation_writes_answers_resumes_and_trains(workspace):
         ("run_flow.py", ["--task", "nonsense", "--dataset_name", "data", "--model_name_or_path", "autoencoder"], "nonsense"),
         ("run_flow.py", ["--task", "squad", "--dataset_name", "data", "--model_name_or_path", "autoencoder"], "answers.text"),
         ("run_flow.py", ["--task", "e2e_nlg", "--dataset_name", "data"], "tokenizer_name"),
+        (
+            "run_flow.py",
+            ["--task", "e2e_nlg", "--dataset_name", "data", "--model_name_or_path", "autoencoder", "--train_tokenizer", "300"],
+            "train_tokenizer=300",
+        ),
         (
             "run_flow.py",
             ["--task", "e2e_nlg", "--dataset_name", "data", "--model_name_or_path", "autoencoder", "--freeze", "brain"],
