@@ -89,7 +89,7 @@ class YanPreTrainedModel(PreTrainedModel):
             init.copy_(module.dt_proj.bias, steps + (-torch.expm1(-steps)).log())
 
     @torch.no_grad()
-    def start_head_from_embeddings(self) -> None:
+    def _start_head_from_embeddings(self) -> None:
         """
         Gives the output projection the token embeddings, scaled to logits of standard deviation 1 for a wrong token. A latent of YAN's own
         encoder keeps its token's embedding on the residual path, so that a new model gives clean text back before any training.

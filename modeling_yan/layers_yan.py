@@ -217,8 +217,8 @@ def grouped_mm(tokens: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -
 
 class YanExperts(nn.Module):
     """
-    K velocity heads `Linear - act - Linear` as stacked weights. With data prediction they start near the identity: for a gated linear
-    unit such as GELU, `act(x) - act(-x) = x`. Everything goes through `forward`, which adapters on
+    K velocity heads `Linear - act - Linear` as stacked weights. With data prediction they start near the identity, for
+    GELU(x) - GELU(-x) = x (so for ReLU and SiLU). Everything goes through `forward`, which adapters on
     parameters (PEFT's `target_parameters`) wrap. `config.experts_implementation` says how a routed token's own head is computed.
     """
 

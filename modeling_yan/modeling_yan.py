@@ -136,7 +136,7 @@ class YanForMaskedLM(YanPreTrainedModel):
         self.model = YanModel(config, add_velocity_field=False)
         self.decoder = YanDecoder(config)
         self.post_init()
-        self.start_head_from_embeddings()
+        self._start_head_from_embeddings()
 
     def get_output_embeddings(self):
         return self.decoder.lm_head
@@ -208,7 +208,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         self.decoder = YanDecoder(config)
         self.length_head = YanLengthHead(config) if config.length_head else None
         self.post_init()
-        self.start_head_from_embeddings()
+        self._start_head_from_embeddings()
         self.generation_config = self.default_generation_config()
 
     def get_output_embeddings(self):
