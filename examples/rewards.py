@@ -18,14 +18,3 @@ def sentence_bleu(completions: list[str], references: list[list[str]], **columns
     return [
         sacrebleu.sentence_bleu(text, right).score / 100 for text, right in zip(completions, references, strict=True)
     ]
-
-
-def mean_sentence_bleu(completions: list[str], references: list[list[str]], **columns) -> list[float]:
-    """
-    BLEU-4 of each text against each right answer on its own, the mean over them, from 0 to 1. A text as short as the shortest answer pays
-    for it against all others, which `sentence_bleu` forgives.
-    """
-    return [
-        sum(sacrebleu.sentence_bleu(text, [answer]).score for answer in right) / len(right) / 100
-        for text, right in zip(completions, references, strict=True)
-    ]

@@ -87,7 +87,7 @@ def test_batches_hold_several_answers_of_each_row(tokenizer):
 def test_training_settles_on_one_of_two_answers(tmp_path):
     """
     Each source has two right answers without a token in common: the easiest makes a choice and is learned, while nothing can
-    say which of both a draw will ask for next (half a bit, ln 2 over each of three words and EOS, which is certain).
+    say which of both a draw will ask for: ln 2 nats at each of three words, none at EOS.
     """
 
     def train(targets: int) -> tuple[list[float], float]:
