@@ -175,6 +175,7 @@ def export(model: YanForConditionalGeneration, folder: Path, format_: str = "onn
         "format": format_,
         "hidden_size": model.config.hidden_size,
         "prior_std": model.config.prior_std,
+        "canvas_ratio": model.config.canvas_ratio,
         "max_length": min(options.max_length, longest),
         "num_inference_steps": options.num_inference_steps,
         "num_length_candidates": options.num_length_candidates,

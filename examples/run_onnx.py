@@ -68,8 +68,9 @@ class OnnxYan:
         steps = num_inference_steps or self.settings["num_inference_steps"]
         candidates = num_length_candidates or self.settings["num_length_candidates"]
         longest = min(max_new_tokens or self.settings["max_length"], self.settings["max_length"])
+        most = longest
         if prior_noise is not None:
-            longest = min(longest, prior_noise.shape[1])
+            longest = min(longest, max(int(prior_noise.shape[1] / self.settings["canvas_ratio"]), 1))
         mask = np.ones_like(input_ids) if attention_mask is None else attention_mask.astype(np.int64)
         rows = len(input_ids)
         states, *length_logits = self._run("encoder", input_ids=input_ids.astype(np.int64), attention_mask=mask)
@@ -79,6 +80,8 @@ class OnnxYan:
             lengths = np.argsort(-length_logits[0][:, :longest], axis=1, kind="stable")[:, :candidates] + 1
         else:
             lengths = np.full((rows, 1), longest)
+        positions = self.settings["max_length"] if prior_noise is None else prior_noise.shape[1]
+        lengths = np.minimum(np.ceil(lengths * self.settings["canvas_ratio"]).astype(int), positions)
         candidates, canvas = lengths.shape[1], int(lengths.max())
         width = self.settings["hidden_size"]
         if prior_noise is None:
@@ -105,6 +108,9 @@ class OnnxYan:
         ends = np.isin(ids, self.settings["eos_token_ids"])
         first_end = np.where(ends.any(1), ends.argmax(1) + 1, canvas)
         cut = np.minimum(first_end, lengths[np.arange(rows), best])
+        if self.settings["canvas_ratio"] > 1:
+            # A canvas with room for blanks may hold more tokens than were asked for.
+            cut = np.minimum(cut, most)
         ids = np.where(np.arange(canvas) < cut[:, None], ids, self.settings["pad_token_id"])
         return ids[:, : cut.max()]
 

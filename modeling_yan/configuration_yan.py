@@ -27,6 +27,17 @@ DEFAULT_TOKEN_IDS = {"pad_token_id": 128256, "bos_token_id": 128000, "eos_token_
 # Encoders whose own outputs are reproduced exactly inside a YAN. All count positions from the left edge or relatively, so
 # rows are moved to the left edge first (see YanHostedEncoder).
 HOSTED_ENCODERS = ("bart", "bert", "modernbert", "roberta", "t5")
+# Loss terms that are not defined where a canvas has room for blanks.
+NEED_A_PLACE = (
+    "nll_loss_weight",
+    "mse_loss_weight",
+    "ngram_loss_weight",
+    "denoising_ce_loss_weight",
+    "gate_entropy_weight",
+    "load_balance_weight",
+    "mmd_loss_weight",
+    "latent_l2_weight",
+)
 
 
 @strict
@@ -76,6 +87,10 @@ class YanConfig(PreTrainedConfig):
         time_sampling_alpha, time_sampling_beta (`float`, defaults to 1.0): Beta distribution of training times.
         unroll_steps (`int`, defaults to 3): Euler steps of the endpoint that the training loss unrolls.
         length_head (`bool`, defaults to `True`): Whether the model predicts the length of its answer.
+        canvas_ratio (`float`, defaults to 1.0): Positions of the canvas per token of the answer. 1 is the paper's: every token has its place.
+            More (2, say) leaves room for blanks, written as `pad_token_id`: tokens may stand anywhere in their order, `ce_loss` is the exact
+            likelihood over all placements (CTC), and the loss terms that need a token's place are out: set `nll_loss_weight` and
+            `mse_loss_weight` to 0.
         length_loss_weight, nll_loss_weight, mse_loss_weight, ce_loss_weight, gate_entropy_weight,
         load_balance_weight, mmd_loss_weight, latent_l2_weight (`float`): Weights of the loss terms.
         ngram_loss_weight (`float`, defaults to 0.0): Weight of a term the paper does not have: the share of the target's n-grams that
@@ -149,6 +164,7 @@ class YanConfig(PreTrainedConfig):
     time_sampling_beta: float | int = 1.0
     unroll_steps: int = 3
     length_head: bool = True
+    canvas_ratio: float | int = 1.0
     length_loss_weight: float | int = 0.1
     nll_loss_weight: float | int = 1.0
     mse_loss_weight: float | int = 1.0
@@ -245,6 +261,7 @@ class YanConfig(PreTrainedConfig):
         for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        self._validate_canvas_ratio()
         for name in ("hidden_dropout_prob", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and less than 1")
@@ -286,6 +303,25 @@ class YanConfig(PreTrainedConfig):
                         f"{name}_token_id={token_id} is not a token id below vocab_size={self.vocab_size}; "
                         "pass the id the tokenizer uses, or None"
                     )
+
+    def _validate_canvas_ratio(self):
+        if self.canvas_ratio < 1:
+            raise ValueError(f"canvas_ratio={self.canvas_ratio} must be at least 1, a position for every token")
+        if self.canvas_ratio == 1:
+            return
+        for name in (*NEED_A_PLACE, "label_smoothing"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} needs a place for every token, which canvas_ratio={self.canvas_ratio} does not give: "
+                    f"set {name}=0, or canvas_ratio=1"
+                )
+        if self.loss_chunk_size is not None:
+            raise ValueError(
+                f"canvas_ratio={self.canvas_ratio} needs the logits of all positions at once; leave loss_chunk_size out"
+            )
+        for name in ("pad_token_id", "eos_token_id"):
+            if getattr(self, name) is None:
+                raise ValueError(f"canvas_ratio={self.canvas_ratio} needs {name}; pass the id the tokenizer uses")
 
 
 __all__ = ["YanConfig"]

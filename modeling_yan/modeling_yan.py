@@ -12,6 +12,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
+from .alignment_yan import alignment_nll, canvas_lengths, needed_positions
 from .configuration_yan import YanConfig
 from .encoder_yan import YanPreTrainedModel, build_encoder
 from .flow_matching_yan import (
@@ -47,6 +48,9 @@ FLOW_KEYS = [r"^model\.flow\.", r"^model\.encoder\.embeddings\.position_embeddin
 # Loss terms of the flow at the drawn times, and those that read the latents of the target.
 AT_DRAWN_TIMES = ("nll_loss", "denoising_ce_loss", "gate_entropy", "load_balance")
 OF_TARGET_LATENTS = ("mse_loss", "mmd_loss", "latent_l2")
+
+# In training, canvases with room for blanks are up to this much shorter or longer than `canvas_ratio` says: a predicted length is off, too.
+CANVAS_JITTER = 0.15
 
 
 class YanModel(YanPreTrainedModel):
@@ -244,8 +248,9 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         Args:
             input_ids, attention_mask: source (B, Lx); or `inputs_embeds` (B, Lx, d); or `encoder_outputs`.
             labels: target ids (B, Ly), EOS included; -100 is padding.
-            decoder_attention_mask: (B, Ly), 1 at target positions, where labels do not say it.
-            prior_noise: x_0 (B, Ly, d); drawn from N(0, prior_std^2 I) if absent.
+            decoder_attention_mask: (B, Ly), 1 at canvas positions, where labels do not say it. With `config.canvas_ratio` above 1 the
+                canvas is longer than the labels, and this decides how long.
+            prior_noise: x_0 (B, Ly, d), as long as the canvas; drawn from N(0, prior_std^2 I) if absent.
             timesteps: t of the likelihood term (B,); drawn from the config's Beta distribution if absent.
             expert_indices: expert of each position for the unrolled endpoint (B, Ly); drawn from the gate at t = 0 if absent.
             generator: for what is drawn. In evaluation mode, draws without a generator use a fixed seed, so that
@@ -263,15 +268,15 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         config = self.config
         outputs = self.model(input_ids, attention_mask, inputs_embeds, encoder_outputs=encoder_outputs, **kwargs)
         source = outputs.last_hidden_state
-        canvas_mask = self._canvas_mask(labels, decoder_attention_mask, prior_noise, attention_mask, source)
+        if generator is None and not self.training:
+            generator = torch.Generator(source.device).manual_seed(0)
+        canvas_mask = self._canvas_mask(labels, decoder_attention_mask, prior_noise, attention_mask, source, generator)
         length = canvas_mask.shape[1]
         if length > config.max_position_embeddings and canvas_mask.sum(-1).max() > config.max_position_embeddings:
             raise ValueError(
                 f"the target has {length} positions, more than max_position_embeddings={config.max_position_embeddings}; "
                 "tokenize it with truncation=True"
             )
-        if generator is None and not self.training:
-            generator = torch.Generator(source.device).manual_seed(0)
 
         shape = (len(source), length, config.hidden_size)
         if prior_noise is not None:
@@ -295,7 +300,9 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         loss, terms = None, {}
         if labels is not None:
             latents = x_1 = velocities = gate_log_probs = nll = None
-            at_drawn_times = not training or any(getattr(config, f"{name}_weight") for name in AT_DRAWN_TIMES)
+            placed = config.canvas_ratio == 1
+            at_drawn_times = any(getattr(config, f"{name}_weight") for name in AT_DRAWN_TIMES)
+            at_drawn_times = at_drawn_times or (placed and not training)
             if at_drawn_times or any(getattr(config, f"{name}_weight") for name in OF_TARGET_LATENTS):
                 # A gradient into its own target would teach the encoder latents that are easy to predict: all alike.
                 with torch.set_grad_enabled(
@@ -325,23 +332,30 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                     velocities, gate_log_probs = self.model.flow(x_t, timesteps, condition)
                     gate = gate_log_probs
                 nll = mixture_nll(target_velocity(x_0, x_1), velocities, gate_log_probs, config.velocity_std)
-            tokens = canvas_mask.sum()
+            token_mask = canvas_mask if placed else labels != -100
+            lengths, tokens = token_mask.sum(-1), token_mask.sum()
             count = tokens.clamp_min(1) if num_items_in_batch is None else num_items_in_batch
             share = tokens / count
 
             def per_token(values: torch.Tensor) -> torch.Tensor:
-                return masked_mean(values, canvas_mask, count)
+                return masked_mean(values, token_mask, count)
 
-            targets = labels.masked_fill(~canvas_mask, -100)
+            def per_position(values: torch.Tensor) -> torch.Tensor:
+                return masked_mean(values, canvas_mask) * share
+
+            def cross_entropy() -> torch.Tensor:
+                if placed:
+                    return per_token(self.decoder.cross_entropy(states, targets, config.label_smoothing, logits))
+                nll = alignment_nll(logits, targets, canvas_mask, config.pad_token_id)
+                # A row without labels is no empty text to be learned.
+                return masked_mean(nll, lengths > 0, count)
+
+            targets = labels.masked_fill(~token_mask, -100)
             builders = {
                 "nll_loss": lambda: per_token(nll),
                 "mse_loss": lambda: per_token((endpoint - x_1).square().mean(-1)),
-                "ce_loss": lambda: per_token(
-                    self.decoder.cross_entropy(states, targets, config.label_smoothing, logits)
-                ),
-                "ngram_loss": lambda: self._per_row(
-                    ngram_distance(logits, targets, config.ngram_size), canvas_mask, count
-                ),
+                "ce_loss": cross_entropy,
+                "ngram_loss": lambda: self._per_row(ngram_distance(logits, targets, config.ngram_size), lengths, count),
                 "denoising_ce_loss": lambda: per_token(
                     self.decoder.cross_entropy(
                         self.decoder.states(self._one_step_endpoint(x_0, x_1, timesteps, velocities, gate_log_probs)),
@@ -349,9 +363,9 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                     )
                 ),
                 "length_loss": lambda: self._per_row(
-                    token_cross_entropy(length_logits, (canvas_mask.sum(-1) - 1).clamp_min(0)), canvas_mask, count
+                    token_cross_entropy(length_logits, (lengths - 1).clamp_min(0)), lengths, count
                 ),
-                "gate_entropy": lambda: per_token(gate_entropy(gate)),
+                "gate_entropy": lambda: per_position(gate_entropy(gate)),
                 "load_balance": lambda: load_balance(gate.exp(), canvas_mask) * share,
                 "mmd_loss": lambda: mmd_to_standard_normal(latents[canvas_mask], generator=generator) * share,
                 "latent_l2": lambda: per_token(latents.float().square().mean(-1)),
@@ -365,9 +379,9 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                     loss = loss + (-weight if name == "gate_entropy" else weight) * terms[name]
             if gate is not None:
                 with torch.no_grad():
-                    terms.setdefault("gate_entropy", per_token(gate_entropy(gate)))
+                    terms.setdefault("gate_entropy", per_position(gate_entropy(gate)))
                     usage = gate.exp() * canvas_mask.unsqueeze(-1)
-                    terms["expert_usage"] = usage.sum((0, 1)) / count
+                    terms["expert_usage"] = usage.sum((0, 1)) / canvas_mask.sum().clamp_min(1) * share
         return YanSeq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -379,11 +393,15 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
             **{name: value.detach() for name, value in terms.items()},
         )
 
-    def _canvas_mask(self, labels, decoder_attention_mask, prior_noise, attention_mask, source) -> torch.Tensor:
+    def _canvas_mask(
+        self, labels, decoder_attention_mask, prior_noise, attention_mask, source, generator
+    ) -> torch.Tensor:
         """(B, Ly) bool: which positions are to be written."""
         masks = []
-        if labels is not None:
+        if labels is not None and self.config.canvas_ratio == 1:
             masks.append(labels != -100)
+        elif labels is not None and decoder_attention_mask is None and prior_noise is None:
+            masks.append(self._canvas_for(labels, generator))
         if decoder_attention_mask is not None:
             masks.append(decoder_attention_mask.bool())
         if not masks:
@@ -399,6 +417,22 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                 f"other and with the {len(source)} source rows"
             )
         return masks[0] if len(masks) == 1 else masks[0] & masks[1]
+
+    def _canvas_for(self, labels: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """(B, C) bool: canvases with room for blanks; their lengths are jittered in training."""
+        ratio, longest = self.config.canvas_ratio, self.config.max_position_embeddings
+        needed = needed_positions(labels)
+        if int(needed.max()) > longest:
+            raise ValueError(
+                f"labels hold a text that needs {int(needed.max())} positions, more than max_position_embeddings={longest}; tokenize it "
+                "with truncation=True"
+            )
+        lengths = (labels != -100).sum(-1)
+        if self.training:
+            draws = torch.rand(len(labels), generator=generator, device=labels.device)
+            ratio = ratio * (1 + CANVAS_JITTER * (2 * draws - 1))
+        positions = torch.maximum(canvas_lengths(lengths, ratio, longest), needed)
+        return torch.arange(int(positions.max()), device=labels.device) < positions.unsqueeze(1)
 
     def _unroll(self, x_0, condition: FlowCondition, expert_indices, generator, sample: bool):
         """
@@ -438,9 +472,9 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         return linear_path(x_0, x_1, timesteps) + (1 - timesteps)[:, None, None] * chosen
 
     @staticmethod
-    def _per_row(values: torch.Tensor, canvas_mask: torch.Tensor, count) -> torch.Tensor:
-        """A row's value (B,) counts by its tokens."""
-        return (values * canvas_mask.sum(-1)).sum() / count
+    def _per_row(values: torch.Tensor, lengths: torch.Tensor, count) -> torch.Tensor:
+        """A row's value (B,) counts by its tokens (B,)."""
+        return (values * lengths).sum() / count
 
 
 class _YanEncoderWithHead(YanPreTrainedModel):

@@ -69,6 +69,14 @@ def model() -> YanForConditionalGeneration:
     return tiny_model()
 
 
-@pytest.fixture(scope="session", params=[False, True], ids=["from_the_beginning", "from_both_ends"])
+@pytest.fixture(
+    scope="session",
+    params=[
+        {},
+        {"end_positions": True},
+        {"end_positions": True, "canvas_ratio": 2.0, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0},
+    ],
+    ids=["from_the_beginning", "from_both_ends", "room_for_blanks"],
+)
 def model_of_positions(request) -> YanForConditionalGeneration:
-    return tiny_model(end_positions=request.param)
+    return tiny_model(**request.param)

@@ -70,9 +70,11 @@ def test_canvas_padding_changes_nothing(model_of_positions):
     model = model_of_positions
     ids, mask = source_batch()
     labels = target_labels()
-    whole = model(ids, mask, labels=labels, **pinned_draws(labels))
+    canvas = (labels != -100).long()
+    whole = model(ids, mask, labels=labels, decoder_attention_mask=canvas, **pinned_draws(labels))
     wider = torch.nn.functional.pad(labels, (0, 4), value=-100)
     draws = pinned_draws(labels)
+    draws["decoder_attention_mask"] = torch.nn.functional.pad(canvas, (0, 4))
     draws["prior_noise"] = torch.nn.functional.pad(draws["prior_noise"], (0, 0, 0, 4), value=7.0)
     draws["expert_indices"] = torch.nn.functional.pad(draws["expert_indices"], (0, 4))
     padded = model(ids, mask, labels=wider, **draws)
@@ -224,8 +226,8 @@ def test_unrolled_endpoint_is_the_plain_euler_solution_with_all_experts(model_of
     ids, mask = source_batch()
     labels = target_labels()
     draws = pinned_draws(labels)
-    outputs = model(ids, mask, labels=labels, **draws)
     canvas = (labels != -100).long()
+    outputs = model(ids, mask, labels=labels, decoder_attention_mask=canvas, **draws)
     x = draws["prior_noise"]
     index = draws["expert_indices"][..., None, None].expand(-1, -1, 1, 16)
     for step in range(3):

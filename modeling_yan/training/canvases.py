@@ -3,6 +3,7 @@
 import torch
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.alignment_yan import canvas_lengths
 
 
 @torch.no_grad()
@@ -27,13 +28,14 @@ def draw_canvases(
 
     Returns:
         Arguments of `model.forward`, rows repeated (B * repeats, ...): `input_ids, attention_mask, decoder_attention_mask, prior_noise,
-        expert_indices`. And the lengths (B * repeats,).
+        expert_indices`. And the lengths (B * repeats,), in tokens.
     """
     options = {"generator": generator, "device": input_ids.device}
     source = model.get_encoder()(input_ids, attention_mask)
     length_logits = model.length_head(source.last_hidden_state, attention_mask).float() / temperature
     lengths = length_logits.softmax(-1).multinomial(repeats, replacement=True, generator=generator).flatten() + 1
-    canvas = torch.arange(int(lengths.max()), device=input_ids.device) < lengths.unsqueeze(1)
+    positions = canvas_lengths(lengths, model.config.canvas_ratio, model.config.max_position_embeddings)
+    canvas = torch.arange(int(positions.max()), device=input_ids.device) < positions.unsqueeze(1)
     noise = model.config.prior_std * torch.randn(*canvas.shape, model.config.hidden_size, **options)
     drawn = {
         "input_ids": input_ids.repeat_interleave(repeats, 0),

@@ -77,6 +77,11 @@ def select_pairs(
     Returns:
         The chosen answers (B, L), L being the longest of them, and their priors (B, L, d).
     """
+    if model.config.canvas_ratio != 1:
+        raise ValueError(
+            f"answers and priors are compared place by place, which canvas_ratio={model.config.canvas_ratio} does not allow; choose an answer "
+            "before training (targets=consensus) or set canvas_ratio=1"
+        )
     was_training = model.training
     model.eval()
     flat = labels.flatten(0, 1).repeat_interleave(num_priors, 0)

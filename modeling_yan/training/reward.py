@@ -25,6 +25,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.alignment_yan import collapse_alignment
 from modeling_yan.flow_matching_yan import masked_mean
 from modeling_yan.training.canvases import draw_canvases
 from modeling_yan.training.data_collator import DataCollatorForSources
@@ -97,10 +98,12 @@ class YanRewardTrainer(YanTrainerMixin, Trainer):
         return {**given, "tokens": tokens, "lengths": lengths}
 
     def _texts(self, tokens: torch.Tensor, canvas: torch.Tensor) -> list[str]:
-        texts = []
+        texts, eos = [], self.processing_class.eos_token_id
+        config = self.accelerator.unwrap_model(self.model).config
+        if config.canvas_ratio > 1:
+            tokens = collapse_alignment(tokens, canvas, config.pad_token_id, eos)
         for row, mask in zip(tokens, canvas.bool()):
             ids = row[mask].tolist()
-            eos = self.processing_class.eos_token_id
             texts.append(
                 self.processing_class.decode(ids[: ids.index(eos)] if eos in ids else ids, skip_special_tokens=True)
             )

@@ -10,6 +10,7 @@ from transformers.generation import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from .alignment_yan import canvas_lengths
 from .compilation_yan import CompiledFunctions, default_compile_options, next_power_of_two, round_up
 from .flow_matching_yan import SOLVER_EVALUATIONS
 from .generation_options_yan import YanGenerationOptionsMixin
@@ -37,6 +38,11 @@ class YanGenerateOutput(ModelOutput):
     target_lengths: torch.LongTensor | None = None
     num_evaluations: int | None = None
     trajectory: torch.FloatTensor | None = None
+
+
+def _longest_text(options) -> int:
+    """Tokens that an answer may have."""
+    return options.max_new_tokens if options.max_new_tokens is not None else options.max_length
 
 
 @dataclass
@@ -93,7 +99,8 @@ class YanGenerationMixin(YanWritingMixin, YanGenerationOptionsMixin):
                 other rows nor on padding; repeated rows get different draws.
             prior_noise: the state at t = 0 instead of a draw: (B, L, d), or (B, num_candidates, L, d). No canvas is longer
                 than it; a shorter one uses its beginning.
-            target_lengths: canvas length of each answer, EOS included: one for all or (B,). The paper's oracle setting.
+            target_lengths: canvas length of each answer in tokens, EOS included: one for all or (B,). The paper's oracle setting.
+                `config.canvas_ratio` times as many positions are written.
 
         Options: `num_inference_steps` (3; steps of the solver), `solver` ("euler", "midpoint", "heun"; the latter two
         evaluate the network twice a step), `time_shift` (1.0), `expert_selection` ("sample", "argmax"),
@@ -132,6 +139,11 @@ class YanGenerationMixin(YanWritingMixin, YanGenerationOptionsMixin):
             source, source_mask = encoder_outputs[0], self._needed_mask(attention_mask)
             length_logits = self.length_logits(source, source_mask)
         batch_size, device = len(source), source.device
+        if self.config.canvas_ratio > 1 and options.min_new_tokens:
+            raise ValueError(
+                f"min_new_tokens={options.min_new_tokens} cannot be promised by a model with canvas_ratio={self.config.canvas_ratio}: any "
+                "position may be a blank. Leave it out; target_lengths makes canvases longer"
+            )
         if streamer is not None and batch_size * (options.num_return_sequences) > 1:
             raise ValueError(
                 f"a streamer takes one text, got {batch_size} rows x {options.num_return_sequences} return sequences"
@@ -160,7 +172,9 @@ class YanGenerationMixin(YanWritingMixin, YanGenerationOptionsMixin):
             states = written.states
         ids, scores, row_lengths = ids.flatten(0, 1), scores.flatten(), row_lengths.flatten()
         # 8.
-        sequences, _ = self._finish(ids, row_lengths, options)
+        # A canvas with room for blanks may hold more tokens than were asked for.
+        most = row_lengths if self.config.canvas_ratio == 1 else row_lengths.clamp(max=_longest_text(options))
+        sequences, _ = self._finish(ids, most, options)
         if streamer is not None:
             streamer.put(sequences[0].cpu())
             streamer.end()
@@ -346,8 +360,18 @@ class YanGenerationMixin(YanWritingMixin, YanGenerationOptionsMixin):
         self, options, batch_size: int, length_logits, target_lengths, prior_noise, device
     ) -> torch.LongTensor:
         """Candidate canvas lengths (B, number of candidates), the most probable first."""
+        lengths = self._text_lengths(options, batch_size, length_logits, target_lengths, prior_noise, device)
+        if self.config.canvas_ratio == 1:
+            return lengths
+        longest = self.config.max_position_embeddings if prior_noise is None else prior_noise.shape[-2]
+        return canvas_lengths(lengths, self.config.canvas_ratio, longest)
+
+    def _text_lengths(
+        self, options, batch_size: int, length_logits, target_lengths, prior_noise, device
+    ) -> torch.LongTensor:
+        """Candidate lengths in tokens (B, number of candidates), the most probable first."""
         table = self.config.max_position_embeddings
-        longest = options.max_new_tokens if options.max_new_tokens is not None else options.max_length
+        longest = _longest_text(options)
         shortest = max(options.min_new_tokens or 0, 1)
         if target_lengths is not None:
             lengths = torch.as_tensor(target_lengths, device=device)
@@ -367,7 +391,7 @@ class YanGenerationMixin(YanWritingMixin, YanGenerationOptionsMixin):
                 f"max_new_tokens / max_length={longest} must be between 1 and max_position_embeddings={table}"
             )
         if prior_noise is not None and prior_noise.dim() in (3, 4):
-            longest = min(longest, prior_noise.shape[-2])
+            longest = min(longest, max(int(prior_noise.shape[-2] / self.config.canvas_ratio), 1))
         if shortest > longest:
             raise ValueError(
                 f"min_new_tokens={shortest} is more than the {longest} positions that max_new_tokens, max_length or "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from .alignment_yan import collapse_alignment
 from .flow_matching_yan import evaluation_times, select_experts, solve_ode, time_grid
 from .layers_yan import FlowCondition, route_tokens
 
@@ -107,7 +108,7 @@ class YanWritingMixin:
             on_draft: called after each step with the endpoint (N, L, d) as that step sees it.
 
         Returns:
-            Ids (N, L), not yet cut; mean log-probability (N,) of the tokens up to EOS; and the endpoint (N, L, d), or all
+            Ids (N, L), not yet cut (with `config.canvas_ratio` above 1 the text that the canvas holds, EOS behind it); mean log-probability (N,) of the tokens up to EOS; and the endpoint (N, L, d), or all
             states (steps + 1, N, L, d) with `output_trajectory`.
         """
         repeats = x_0.shape[0] // source.shape[0]
@@ -184,7 +185,8 @@ class YanWritingMixin:
     ) -> tuple[torch.LongTensor, torch.Tensor]:
         """
         Ids (N, L) and their mean log-probability (N,) up to EOS, under the unfiltered distribution. Logits are computed a
-        few positions at a time and never held for all.
+        few positions at a time and never held for all. Where the canvas has room for blanks (`config.canvas_ratio` above 1), the
+        log-probability is that of the positions as they were written, and the ids are the text without blanks.
 
         Args:
             uniform: (N, L), decides drawn tokens; only with `do_sample`.
@@ -215,4 +217,8 @@ class YanWritingMixin:
         ids, chosen = torch.cat(ids).view(rows, length), torch.cat(chosen).view(rows, length)
         cut = cut_lengths(ids, canvas_mask, plan.eos_token_ids)
         counted = torch.arange(length, device=ids.device) < cut.unsqueeze(1)
-        return ids, (chosen * counted).sum(-1) / counted.sum(-1)
+        scores = (chosen * counted).sum(-1) / counted.sum(-1)
+        if self.config.canvas_ratio > 1:
+            blank = self.config.pad_token_id
+            ids = collapse_alignment(ids, canvas_mask, blank, (*plan.eos_token_ids, blank)[0])
+        return ids, scores

@@ -1,0 +1,77 @@
+"""
+Canvases with more positions than the text has tokens: a position holds a token or a blank, neighbours that hold the same token are one, and
+blanks are left out (CTC, Graves et al. 2006). No token has a place of its own, so that a text which is right but shifted costs nothing,
+and a canvas whose length was guessed a little wrong still holds it.
+
+Pure functions on tensors; `ratio` is positions per token. At a ratio of 1 every token has its place and none of this is used.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def canvas_lengths(lengths: Tensor, ratio: float | Tensor, longest: int) -> Tensor:
+    """Positions for texts of these lengths (...), EOS included: `ceil(ratio * length)`, at most `longest`."""
+    return (lengths * ratio).ceil().long().clamp(1, longest)
+
+
+def needed_positions(labels: Tensor) -> Tensor:
+    """Fewest positions (B,) that can hold the texts (B, L), -100 being padding: a blank must part equal neighbours."""
+    valid = labels != -100
+    repeats = (labels[:, 1:] == labels[:, :-1]) & valid[:, 1:]
+    return valid.sum(-1) + repeats.sum(-1)
+
+
+def _texts_first(labels: Tensor) -> Tensor:
+    """Labels (B, L) with all padding at the end."""
+    return labels.gather(1, (labels == -100).long().argsort(dim=1, stable=True))
+
+
+def alignment_nll(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: int) -> Tensor:
+    """
+    Negative log-likelihood of texts under independent positions, summed over all ways to place their tokens on the canvas, in nats. Exact
+    and differentiable (`torch.nn.functional.ctc_loss`).
+
+    Args:
+        logits: (B, C, V).
+        labels: (B, L), -100 is padding on either side.
+        canvas_mask: (B, C) bool, true at the first positions of a row.
+        blank_id: must not occur in `labels`.
+
+    Returns:
+        (B,) in float32; infinite where the canvas is shorter than `needed_positions`.
+    """
+    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+    valid = labels != -100
+    return F.ctc_loss(
+        log_probs,
+        _texts_first(labels).masked_fill(~valid.sort(dim=-1, descending=True).values, 0),
+        canvas_mask.sum(-1),
+        valid.sum(-1),
+        blank=blank_id,
+        reduction="none",
+    )
+
+
+def collapse_alignment(ids: Tensor, canvas_mask: Tensor | None, blank_id: int, fill_id: int) -> Tensor:
+    """
+    The texts that canvases hold: of neighbours that are equal the first, and no blanks.
+
+    Args:
+        ids: (B, C), the most probable or a drawn token of each position.
+        canvas_mask: (B, C), true at the first positions of a row; all if absent.
+        fill_id: put behind a text's last token.
+
+    Returns:
+        (B, C). Shapes do not depend on values, so that the function can be compiled and exported.
+    """
+    before = F.pad(ids[:, :-1], (1, 0), value=blank_id)
+    kept = (ids != blank_id) & (ids != before)
+    if canvas_mask is not None:
+        kept = kept & canvas_mask.bool()
+    length = ids.shape[1]
+    # What is left out goes into a column of its own, which is cut off.
+    place = torch.where(kept, kept.long().cumsum(-1) - 1, length)
+    texts = torch.full_like(F.pad(ids, (0, 1)), fill_id).scatter(1, place, ids)
+    return texts[:, :length]
