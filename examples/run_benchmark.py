@@ -60,10 +60,10 @@ def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torc
             model = YanForConditionalGeneration(load_preset(arguments.preset, max_position_embeddings=longest)).to(
                 dtype
             )
-    if max(arguments.lengths) > model.config.max_position_embeddings:
+    if max(arguments.lengths) * model.config.canvas_ratio > model.config.max_position_embeddings:
         raise ValueError(
-            f"--lengths {max(arguments.lengths)} is more than the model's max_position_embeddings="
-            f"{model.config.max_position_embeddings}"
+            f"--lengths {max(arguments.lengths)} x canvas_ratio={model.config.canvas_ratio} is more than the model's "
+            f"max_position_embeddings={model.config.max_position_embeddings}"
         )
     model.generation_config.update(num_candidates=1, num_length_candidates=1)
     return model.to(device).eval()

@@ -25,6 +25,7 @@ class WritingPlan:
     solver: str = "euler"
     time_shift: float = 1.0
     expert_selection: str = "sample"
+    blank_penalty: float = 0.0
     min_new_tokens: int = 0
     eos_token_ids: tuple[int, ...] = ()
     do_sample: bool = False
@@ -42,6 +43,7 @@ class WritingPlan:
         return cls(
             **{name: getattr(options, name) for name in ("num_inference_steps", "solver", "time_shift")},
             expert_selection=options.expert_selection,
+            blank_penalty=float(options.blank_penalty),
             min_new_tokens=options.min_new_tokens or 0,
             eos_token_ids=eos,
             do_sample=bool(options.do_sample),
@@ -208,10 +210,14 @@ class YanWritingMixin:
                 early = position.unsqueeze(1) < plan.min_new_tokens
                 eos = list(plan.eos_token_ids)
                 logits[:, eos] = logits[:, eos].masked_fill(early, -torch.inf)
+            weighed = logits
+            if plan.blank_penalty:
+                blank = torch.arange(logits.shape[1], device=logits.device) == self.config.pad_token_id
+                weighed = logits - plan.blank_penalty * blank
             if plan.do_sample:
-                picked = select_experts(filter_logits(logits, plan).softmax(-1), uniform=draw)
+                picked = select_experts(filter_logits(weighed, plan).softmax(-1), uniform=draw)
             else:
-                picked = logits.argmax(-1)
+                picked = weighed.argmax(-1)
             ids.append(picked)
             chosen.append(logits.gather(1, picked.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1))
         ids, chosen = torch.cat(ids).view(rows, length), torch.cat(chosen).view(rows, length)

@@ -192,6 +192,23 @@ def test_answers_are_no_longer_than_asked_for(model):
     assert model.generate(ids, mask, max_new_tokens=4, **drawn).shape[1] == 4
 
 
+def test_a_penalty_on_blanks_makes_texts_longer(model):
+    ids, mask = source_batch()
+    options = {"generator": seeded(), "target_lengths": 8, "eos_token_id": None, "return_dict_in_generate": True}
+
+    def written(**more):
+        out = model.generate(ids, mask, **{**options, "generator": seeded(), **more})
+        return (out.sequences != BLANK).sum(-1), out.sequences_scores
+
+    _, scores = written()
+    lengths, between = zip(*(written(blank_penalty=penalty) for penalty in (-100.0, -2.0, -1.0, 100.0)))
+    assert lengths[0].tolist() == [0, 0, 0]
+    totals = [int(row.sum()) for row in lengths]
+    assert totals == sorted(set(totals))
+    # Scores stay those of the model's own distribution, of which the most probable path is the best.
+    assert all((others <= scores).all() for others in between)
+
+
 def test_given_noise_bounds_the_canvas(model):
     ids, mask = source_batch()
     noise = torch.randn(3, 9, 16, generator=seeded())
@@ -205,6 +222,8 @@ def test_promises_that_blanks_would_break_are_refused(model):
     ids, mask = source_batch()
     with pytest.raises(ValueError, match=r"min_new_tokens=3 cannot be promised.*canvas_ratio=2.0"):
         model.generate(ids, mask, min_new_tokens=3)
+    with pytest.raises(ValueError, match=r"blank_penalty=1\.0 is for canvases with room for blanks"):
+        tiny_model().generate(ids, mask, blank_penalty=1.0)
     with pytest.raises(ValueError, match=r"canvas_ratio=2\.0"):
         select_pairs(model, ids, mask, labels_batch().unsqueeze(1))
 

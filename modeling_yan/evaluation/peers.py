@@ -19,6 +19,7 @@ from transformers import (
     StaticCache,
 )
 
+from modeling_yan.alignment_yan import canvas_lengths, collapse_alignment
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
 from modeling_yan.writing_yan import WritingPlan
 
@@ -161,6 +162,7 @@ def yan_peer(model, steps: int, *, compiled: bool = False, seed: int = 0) -> Pee
         return model.generate(
             source,
             target_lengths=length,
+            max_new_tokens=length,
             num_inference_steps=steps,
             eos_token_id=None,
             bos_token_id=None,
@@ -184,10 +186,15 @@ def plain_answers(model, source: torch.LongTensor, length: int, steps: int, seed
     options, _ = model._prepare_generation_config(None, num_inference_steps=steps)
     generator = torch.Generator(source.device).manual_seed(seed)
     seeds = model._row_seeds(source, None, len(source), generator)
-    x_0, uniform = model._draw(seeds, [length] * len(source), 1, options, None, source.device)
-    condition = model.model.condition(length, None, model.get_encoder()(source).last_hidden_state, None)
+    config = model.config
+    canvas = int(canvas_lengths(torch.tensor(length), config.canvas_ratio, config.max_position_embeddings))
+    x_0, uniform = model._draw(seeds, [canvas] * len(source), 1, options, None, source.device)
+    condition = model.model.condition(canvas, None, model.get_encoder()(source).last_hidden_state, None)
     plan = WritingPlan.from_options(options)
-    return model.decoder(model.solve_plain(x_0[:, 0], condition, uniform[0][:, 0], plan)).argmax(-1)
+    ids = model.decoder(model.solve_plain(x_0[:, 0], condition, uniform[0][:, 0], plan)).argmax(-1)
+    if config.canvas_ratio > 1:
+        ids = collapse_alignment(ids, None, config.pad_token_id, config.pad_token_id)
+    return ids[:, :length]
 
 
 def _greedy_options(length: int) -> dict:

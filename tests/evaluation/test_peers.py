@@ -114,3 +114,13 @@ def test_systems_of_a_benchmark_are_chosen_by_how_their_names_begin(model):
     ]
     with pytest.raises(ValueError, match=r"--systems \['GTP'\].*'BART, KV cache'"):
         build_peers(model, [3], False, ["YAN", "GTP"])
+
+
+def test_a_model_with_room_for_blanks_is_checked_against_its_plain_call():
+    model = tiny_model(canvas_ratio=1.5, nll_loss_weight=0.0, mse_loss_weight=0.0, max_position_embeddings=64)
+    source = torch.randint(4, 50, (2, 7))
+    peer = yan_peer(model, 3)
+    answers = peer.write(source, 20)
+    assert answers.shape == (2, 20)
+    assert peer.is_right(source, answers)
+    assert not peer.is_right(source, (answers + 1) % 50)

@@ -11,6 +11,7 @@ GENERATION_DEFAULTS = {
     "time_shift": 1.0,
     "expert_selection": "sample",
     "prior_temperature": 1.0,
+    "blank_penalty": 0.0,
     "length_mode": "predicted",
     "num_length_candidates": 1,
     "num_candidates": 1,
@@ -111,6 +112,11 @@ class YanGenerationOptionsMixin(GenerationMixin):
                 raise ValueError(f"{name}={getattr(options, name)!r} must be one of {sorted(values)}")
         if options.prior_temperature < 0:
             raise ValueError(f"prior_temperature={options.prior_temperature} must not be negative")
+        if options.blank_penalty and self.config.canvas_ratio == 1:
+            raise ValueError(
+                f"blank_penalty={options.blank_penalty} is for canvases with room for blanks; this model has canvas_ratio=1 and writes a "
+                "token at every position"
+            )
         if options.time_shift <= 0:
             raise ValueError(f"time_shift={options.time_shift} must be greater than 0")
         if options.length_mode == "predicted" and self.length_head is None:

@@ -104,7 +104,8 @@ class YanGenerationMixin(YanWritingMixin, YanGenerationOptionsMixin):
 
         Options: `num_inference_steps` (3; steps of the solver), `solver` ("euler", "midpoint", "heun"; the latter two
         evaluate the network twice a step), `time_shift` (1.0), `expert_selection` ("sample", "argmax"),
-        `prior_temperature` (1.0, scales drawn noise), `max_new_tokens` or `max_length` (longest answer),
+        `prior_temperature` (1.0, scales drawn noise), `blank_penalty` (0.0; taken off the logit of the blank, for longer texts
+        from canvases with room for blanks), `max_new_tokens` or `max_length` (longest answer),
         `min_new_tokens`, `length_mode` ("predicted", or "canvas": `max_new_tokens` positions cut at EOS),
         `num_length_candidates` (1), `num_candidates` (1; priors per row), `num_return_sequences` (1), `do_sample` with
         `temperature`, `top_k`, `top_p` (tokens drawn instead of the most probable), `return_dict_in_generate`,
