@@ -25,6 +25,7 @@ from modeling_yan.evaluation.text_generation import generate_texts
 from modeling_yan.training.budget import apply_budget, with_earlier_stages
 from modeling_yan.training.corpora import task_texts
 from modeling_yan.training.pair_selection import DataCollatorForSeveralTargets, YanPairSelectionTrainer
+from modeling_yan.training.reference_selection import consensus_targets, typical_targets
 from modeling_yan.training.samples import SamplesCallback
 from modeling_yan.training.scripts import (
     ModelArguments,
@@ -35,7 +36,7 @@ from modeling_yan.training.scripts import (
     run_script,
 )
 from modeling_yan.training.stages import freeze
-from modeling_yan.training.tasks import Task, consensus_targets, group_references, load_splits
+from modeling_yan.training.tasks import Task, group_references, load_splits
 from modeling_yan.training.tokenization import (
     SPECIAL_TOKENS,
     group_labels,
@@ -53,10 +54,11 @@ TOKENIZER_TEXTS = 100_000
 class DataArguments:
     task: str = field(metadata={"help": "Name in configuration/tasks, or a YAML file."})
     dataset_name: str = field(metadata={"help": "Hub name or local folder."})
-    targets: Literal["all", "consensus", "easiest"] = field(
+    targets: Literal["all", "consensus", "typical", "easiest"] = field(
         default="all",
         metadata={
-            "help": "Of each training source: all references; consensus, only the one that its others agree with most; easiest, "
+            "help": "Of each training source: all references; consensus, only the one that its others agree with most; "
+            "typical, one that agrees with its others and is worded as those of other sources are; easiest, "
             "at each update the one of num_targets that the model finds easiest."
         },
     )
@@ -124,8 +126,9 @@ def train(model_arguments: ModelArguments, data: DataArguments, training: Seq2Se
         texts = task_texts(splits["train"])[:TOKENIZER_TEXTS]
         tokenizer = train_tokenizer(texts, data.train_tokenizer, longest)
     set_truncation_side(tokenizer, task.truncation_side)
-    if data.targets == "consensus":
-        splits["train"] = consensus_targets(splits["train"])
+    choose = {"consensus": consensus_targets, "typical": typical_targets}.get(data.targets)
+    if choose is not None:
+        splits["train"] = choose(splits["train"])
     if data.max_train_samples:
         splits["train"] = splits["train"].select(range(min(data.max_train_samples, len(splits["train"]))))
     tokenized = partial(

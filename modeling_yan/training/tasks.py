@@ -16,7 +16,6 @@ from string import Formatter
 
 import yaml
 from datasets import Dataset, DatasetDict, load_dataset
-from sacrebleu.metrics import BLEU
 
 from modeling_yan.training.resources import configuration_path
 
@@ -246,19 +245,3 @@ def group_references(dataset: Dataset) -> Dataset:
         grouped.setdefault(source, []).extend(references)
     rows = {"source": list(grouped), "references": [list(dict.fromkeys(r)) for r in grouped.values()]}
     return Dataset.from_dict({**rows, "target": [r[0] for r in rows["references"]]})
-
-
-def consensus_targets(dataset: Dataset) -> Dataset:
-    """
-    One row per source: its target is the reference that the source's other references agree with most, by sentence BLEU (the first of
-    equals). Where many answers are right, a few-step flow averages over them; this leaves it one, and a human one.
-    """
-    grouped, scorer = group_references(dataset), BLEU(effective_order=True)
-
-    def choose(row: dict) -> dict:
-        texts = row["references"]
-        others = (texts[:index] + texts[index + 1 :] for index in range(len(texts)))
-        agreement = [scorer.sentence_score(text, rest).score if rest else 0.0 for text, rest in zip(texts, others)]
-        return {"target": texts[agreement.index(max(agreement))]}
-
-    return grouped.map(choose, desc="consensus", load_from_cache_file=False)

@@ -1,10 +1,13 @@
 """Task files against hand-made rows, and what messy data must say."""
 
+import math
+
 import pytest
 from datasets import Dataset
 
+from modeling_yan.training.reference_selection import NgramModel, consensus_targets, typical_targets
 from modeling_yan.training.resources import configuration_path
-from modeling_yan.training.tasks import DERIVED_COLUMNS, Task, consensus_targets, group_references, load_splits
+from modeling_yan.training.tasks import DERIVED_COLUMNS, Task, group_references, load_splits
 
 ROWS = {
     "e2e_nlg": (
@@ -100,6 +103,34 @@ def test_consensus_is_the_reference_that_the_others_agree_with():
     assert chosen["source"] == ["a", "b"]
     assert chosen["target"][0] in texts[1:]
     assert chosen["target"][1] == "alone"
+
+
+def test_word_probabilities_add_up_to_one_and_know_their_context():
+    model = NgramModel([["a", "b", "a", "c"], ["a", "b"], ["b", "c", "c"]])
+    for context in (("<s>", "<s>", "<s>"), ("<s>", "a", "b"), ("x", "y", "a"), ("x", "y", "z")):
+        words = ("a", "b", "c", "</s>", "any other")
+        assert sum(model.probability(word, context) for word in words) == pytest.approx(1.0)
+    # "a" begins two of three texts; "b" is what mostly follows it.
+    assert model.probability("a", ("<s>", "<s>", "<s>")) > model.probability("b", ("<s>", "<s>", "<s>"))
+    assert model.probability("b", ("<s>", "<s>", "a")) > model.probability("c", ("<s>", "<s>", "a"))
+    mean = model.log_probability(["a", "b"])
+    steps = (("a", ("<s>",) * 3), ("b", ("<s>", "<s>", "a")), ("</s>", ("<s>", "a", "b")))
+    assert mean == pytest.approx(sum(math.log(model.probability(*step)) for step in steps) / 3)
+
+
+def test_typical_is_the_reference_worded_as_those_of_other_sources():
+    # Two manners for each pub, equally like the third reference; one manner is the other sources', too.
+    rows = []
+    for name in ("Mill", "Eagle", "Vaults"):
+        texts = [f"In the city {name} serves ale", f"{name} is a pub in the city", "pub city ale"]
+        rows += [{"source": name, "target": t, "references": [t]} for t in texts]
+    rows += [{"source": str(n), "target": f"Inn {n} is a pub in the city", "references": []} for n in range(6)]
+    for row in rows:
+        row["references"] = [row["target"]]
+    chosen = typical_targets(Dataset.from_list(rows))
+    assert chosen["source"][:3] == ["Mill", "Eagle", "Vaults"]
+    assert chosen["target"][:3] == [f"{name} is a pub in the city" for name in ("Mill", "Eagle", "Vaults")]
+    assert chosen["references"][0] == [row["target"] for row in rows[:3]]
 
 
 def test_messy_rows_are_dropped_and_counted_or_raise(caplog):
