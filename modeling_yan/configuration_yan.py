@@ -31,7 +31,6 @@ HOSTED_ENCODERS = ("bart", "bert", "modernbert", "roberta", "t5")
 NEED_A_PLACE = (
     "nll_loss_weight",
     "mse_loss_weight",
-    "ngram_loss_weight",
     "denoising_ce_loss_weight",
     "gate_entropy_weight",
     "load_balance_weight",
@@ -94,7 +93,7 @@ class YanConfig(PreTrainedConfig):
         length_loss_weight, nll_loss_weight, mse_loss_weight, ce_loss_weight, gate_entropy_weight,
         load_balance_weight, mmd_loss_weight, latent_l2_weight (`float`): Weights of the loss terms.
         ngram_loss_weight (`float`, defaults to 0.0): Weight of a term the paper does not have: the share of the target's n-grams that
-            the endpoint is not expected to hold, wherever they stand (`ngram_distance`). For sources with many right answers.
+            the endpoint is not expected to hold, wherever they stand (`ngram_distance`, `alignment_bigram_distance`). For sources with many right answers.
         ngram_size (`int`, defaults to 2): n of that term.
         denoising_ce_loss_weight (`float`, defaults to 0.0): Weight of a term the paper does not have: cross-entropy of
             the endpoint that one step from the likelihood's own `x_t` reaches. It costs a decoder pass and no trunk pass.
@@ -318,6 +317,10 @@ class YanConfig(PreTrainedConfig):
         if self.loss_chunk_size is not None:
             raise ValueError(
                 f"canvas_ratio={self.canvas_ratio} needs the logits of all positions at once; leave loss_chunk_size out"
+            )
+        if self.ngram_loss_weight and self.ngram_size != 2:
+            raise ValueError(
+                f"ngram_size={self.ngram_size} is counted at canvas_ratio=1 only; with canvas_ratio={self.canvas_ratio} set ngram_size=2"
             )
         for name in ("pad_token_id", "eos_token_id"):
             if getattr(self, name) is None:

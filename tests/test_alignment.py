@@ -1,12 +1,19 @@
 """Canvases with room for blanks: the likelihood over all placements against enumeration, and every class that reads them."""
 
 import itertools
+from collections import Counter
 
 import pytest
 import torch
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
-from modeling_yan.alignment_yan import alignment_nll, canvas_lengths, collapse_alignment, needed_positions
+from modeling_yan.alignment_yan import (
+    alignment_bigram_distance,
+    alignment_nll,
+    canvas_lengths,
+    collapse_alignment,
+    needed_positions,
+)
 from modeling_yan.modeling_yan import CANVAS_JITTER
 from modeling_yan.training.canvases import draw_canvases
 from modeling_yan.training.pair_selection import select_pairs
@@ -57,6 +64,50 @@ def test_likelihood_sums_over_all_placements(text, side):
     weights = torch.tensor([1.0, 0.3])
     got, wanted = (torch.autograd.grad((x * weights).sum(), logits, retain_graph=True)[0] for x in (nll, expected))
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+def bigrams_of(text: list[int]) -> Counter:
+    return Counter(itertools.pairwise(text))
+
+
+@pytest.mark.parametrize("text", [[1, 2], [1, 1], [1, 2, 1, 2], [2, 2, 1], [1]])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_bigrams_are_expected_over_all_placements(text, side, scale):
+    logits = (scale * torch.randn(2, 6, 3, generator=seeded())).requires_grad_()
+    canvas = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]).bool()
+    labels = torch.full((2, 5), -100)
+    place = slice(0, len(text)) if side == "right" else slice(5 - len(text), None)
+    labels[:, place] = torch.tensor(text)
+    distance = alignment_bigram_distance(logits, labels, canvas, BLANK)
+
+    def by_enumeration(row: int) -> torch.Tensor:
+        log_probs, positions = logits[row].log_softmax(-1), int(canvas[row].sum())
+        counts, number = dict.fromkeys(bigrams_of(text), 0.0), 0.0
+        for path in itertools.product(range(3), repeat=positions):
+            p, found = log_probs[range(positions), path].sum().exp(), bigrams_of(text_of(path))
+            number = number + p * sum(found.values())
+            counts = {pair: count + p * found[pair] for pair, count in counts.items()}
+        matched = sum(
+            torch.minimum(count, torch.tensor(float(bigrams_of(text)[pair]))) for pair, count in counts.items()
+        )
+        return 1 - 2 * matched / (number + len(text) - 1) if len(text) > 1 else logits.sum() * 0
+
+    expected = torch.stack([by_enumeration(0), by_enumeration(1)])
+    torch.testing.assert_close(distance, expected, atol=1e-5, rtol=1e-5)
+    weights = torch.tensor([1.0, 0.3])
+    got, wanted = (torch.autograd.grad((x * weights).sum(), logits, retain_graph=True)[0] for x in (distance, expected))
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_bigrams_that_are_surely_there_are_no_distance():
+    path = torch.tensor([[5, 5, 0, 9, 0, 9, 4, 0, 7, 2]])
+    labels = torch.tensor([[5, 9, 9, 4, 7, 2]])
+    logits = 60.0 * torch.nn.functional.one_hot(path, 12)
+    canvas = torch.ones(1, 10, dtype=torch.bool)
+    assert alignment_bigram_distance(logits, labels, canvas, BLANK).item() == pytest.approx(0, abs=1e-5)
+    longer = torch.nn.functional.pad(labels, (0, 1), value=6)
+    assert alignment_bigram_distance(logits, longer, canvas, BLANK).item() == pytest.approx(1 - 10 / 11, abs=1e-5)
 
 
 def test_a_canvas_that_is_too_short_has_no_likelihood():
@@ -234,7 +285,7 @@ def test_promises_that_blanks_would_break_are_refused(model):
         ({"canvas_ratio": 0.5}, "canvas_ratio=0.5 must be at least 1"),
         ({"canvas_ratio": 2}, "nll_loss_weight=1.0"),
         ({**BLANKS, "mse_loss_weight": 0.5}, "mse_loss_weight=0.5"),
-        ({**BLANKS, "ngram_loss_weight": 1.0}, "ngram_loss_weight=1.0"),
+        ({**BLANKS, "ngram_loss_weight": 1.0, "ngram_size": 3}, "ngram_size=3"),
         ({**BLANKS, "load_balance_weight": 1.0}, "load_balance_weight=1.0"),
         ({**BLANKS, "label_smoothing": 0.1}, "label_smoothing=0.1"),
         ({**BLANKS, "loss_chunk_size": 8}, "loss_chunk_size"),

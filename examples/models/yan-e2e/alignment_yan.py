@@ -54,6 +54,57 @@ def alignment_nll(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id:
     )
 
 
+def alignment_bigram_distance(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: int) -> Tensor:
+    """
+    How far the bigrams that independent positions are expected to hold are from a target's, in [0, 1], wherever they stand (bags of
+    bigrams over all placements, after arXiv 2210.03953):
+
+        1 - 2 sum_g min(E[count of g], count of g in the target) / (E[number of bigrams] + L - 1)
+
+    A token at i is followed by the next one at k if all between are blanks, and equal tokens are two only with a blank between them, so
+    that with p_i the distribution at i and e_i its blank
+
+        E[count of ab] = sum_(i < k) p_i(a) p_k(b) prod_(i < m < k) e_m,   without k = i + 1 where a = b.
+
+    Args:
+        logits, labels, canvas_mask, blank_id: as `alignment_nll` takes them.
+
+    Returns:
+        (B,) in float32, differentiable and exact: nothing is sampled. 0 for targets of fewer than two tokens.
+    """
+    log_probs = logits.float().log_softmax(-1)
+    on_canvas = canvas_mask.unsqueeze(-1)
+    probs = log_probs.exp() * on_canvas
+    blank = log_probs[..., blank_id] * canvas_mask
+    length = blank.shape[1]
+    # Differences of sums over a whole canvas, in double precision.
+    total = blank.double().cumsum(-1)
+    through = (total - blank).unsqueeze(1) - total.unsqueeze(2)
+    later = torch.ones(length, length, dtype=torch.bool, device=logits.device).triu(1)
+    only_blanks = torch.where(later, through, -torch.inf).exp().float()
+
+    texts = _texts_first(labels)
+    valid = texts != -100
+    targets = texts.masked_fill(~valid, 0)
+    at = probs.gather(-1, targets.unsqueeze(1).expand(-1, length, -1))
+    first, second = at[..., :-1], at[..., 1:]
+    repeated = (targets[:, 1:] == targets[:, :-1]).unsqueeze(1)
+    follows = only_blanks @ second - repeated * F.pad(second[:, 1:], (0, 0, 0, 1))
+    expected = (first * follows).sum(1)
+
+    begins = valid[:, 1:]
+    same = (targets.unsqueeze(2) == targets.unsqueeze(1)) & valid.unsqueeze(2)
+    counts = (same[:, :-1, :-1] & same[:, 1:, 1:]).sum(1).clamp_min(1)
+    matched = (torch.minimum(expected, counts) / counts * begins).sum(-1)
+
+    # A token begins where there is no blank and not what stood before.
+    starts = probs.sum(-1) - probs[..., blank_id]
+    runs = (probs[:, 1:] * probs[:, :-1]).sum(-1) - probs[:, 1:, blank_id] * probs[:, :-1, blank_id]
+    written = starts.sum(-1) - runs.sum(-1) - 1 + blank.sum(-1).exp()
+    number = begins.sum(-1)
+    return torch.where(number > 0, 1 - 2 * matched / (written + number.clamp_min(1)), 0)
+
+
 def collapse_alignment(ids: Tensor, canvas_mask: Tensor | None, blank_id: int, fill_id: int) -> Tensor:
     """
     The texts that canvases hold: of neighbours that are equal the first, and no blanks.

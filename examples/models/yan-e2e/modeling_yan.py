@@ -12,7 +12,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .alignment_yan import alignment_nll, canvas_lengths, needed_positions
+from .alignment_yan import alignment_bigram_distance, alignment_nll, canvas_lengths, needed_positions
 from .configuration_yan import YanConfig
 from .encoder_yan import YanPreTrainedModel, build_encoder
 from .flow_matching_yan import (
@@ -350,12 +350,17 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
                 # A row without labels is no empty text to be learned.
                 return masked_mean(nll, lengths > 0, count)
 
+            def ngrams() -> torch.Tensor:
+                if placed:
+                    return ngram_distance(logits, targets, config.ngram_size)
+                return alignment_bigram_distance(logits, targets, canvas_mask, config.pad_token_id)
+
             targets = labels.masked_fill(~token_mask, -100)
             builders = {
                 "nll_loss": lambda: per_token(nll),
                 "mse_loss": lambda: per_token((endpoint - x_1).square().mean(-1)),
                 "ce_loss": cross_entropy,
-                "ngram_loss": lambda: self._per_row(ngram_distance(logits, targets, config.ngram_size), lengths, count),
+                "ngram_loss": lambda: self._per_row(ngrams(), lengths, count),
                 "denoising_ce_loss": lambda: per_token(
                     self.decoder.cross_entropy(
                         self.decoder.states(self._one_step_endpoint(x_0, x_1, timesteps, velocities, gate_log_probs)),
