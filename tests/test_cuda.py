@@ -69,9 +69,31 @@ def test_losses_and_gradients_are_those_of_the_cpu(mixer):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("ngram_loss_weight", [0.0, 5.0])
+def test_losses_over_all_placements_are_those_of_the_cpu(ngram_loss_weight):
+    inputs = training_inputs()
+    inputs["prior_noise"] = torch.randn(3, 18, 16, generator=seeded(2))
+    inputs["expert_indices"] = torch.randint(3, (3, 18), generator=seeded(4))
+
+    def gradients(device: str):
+        model = tiny_model(
+            canvas_ratio=2.0, nll_loss_weight=0.0, mse_loss_weight=0.0, ngram_loss_weight=ngram_loss_weight
+        )
+        outputs = model.to(device)(**{name: x.to(device) for name, x in inputs.items()})
+        outputs.loss.backward()
+        return outputs.loss.detach().cpu(), {n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None}
+
+    (loss, expected), (own_loss, found) = gradients("cpu"), gradients("cuda")
+    torch.testing.assert_close(own_loss, loss, rtol=1e-4, atol=1e-4)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_the_same_noise_gives_the_tokens_of_the_cpu(mixer):
-    model = tiny_model(encoder_mixer=mixer, flow_mixer=mixer)
+@pytest.mark.parametrize("canvas", [{}, {"canvas_ratio": 2.0, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}])
+def test_the_same_noise_gives_the_tokens_of_the_cpu(mixer, canvas):
+    model = tiny_model(encoder_mixer=mixer, flow_mixer=mixer, **canvas)
     ids, mask = source_batch((7, 4, 5))
     noise = torch.randn(3, 11, 16, generator=seeded())
     options = {"target_lengths": [11, 5, 8], "expert_selection": "argmax"}
