@@ -137,6 +137,8 @@ def training_steps(model, batch: int, length: int, repeats: int, experts: list[i
     def make(number: int, per_token: int | None):
         config = copy.deepcopy(model.config)
         config.num_experts, config.num_experts_per_token = number, per_token
+        # What is measured is the likelihood, which needs a position per token.
+        config.canvas_ratio, config.nll_loss_weight = 1.0, config.nll_loss_weight or 1.0
         trained = type(model)(config).to(model.device).train()
 
         def step() -> None:
@@ -196,6 +198,11 @@ def main() -> None:
         model = YanForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float32)
     else:
         model = YanForConditionalGeneration(load_preset(arguments.preset))
+    table, ratio = model.config.max_position_embeddings, model.config.canvas_ratio
+    if arguments.length * ratio > table:
+        raise ValueError(
+            f"--length {arguments.length} x canvas_ratio={ratio} is more than the model's max_position_embeddings={table}"
+        )
     model = model.to(device).eval()
     model.generation_config.update(num_candidates=1, num_length_candidates=1)
     rows = []
