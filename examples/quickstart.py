@@ -204,8 +204,8 @@ def show_finetuning(model, tokenizer, seconds: float, rows: int) -> None:
             model=adapter,
             args=Seq2SeqTrainingArguments(
                 output_dir="outputs/quickstart",
-                per_device_train_batch_size=16,
-                learning_rate=2e-3,
+                per_device_train_batch_size=32,
+                learning_rate=1e-3,
                 lr_scheduler_type="constant_with_warmup",
                 warmup_steps=10,
                 max_steps=100_000,

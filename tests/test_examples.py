@@ -293,8 +293,9 @@ def test_short_answers_on_a_filled_canvas_need_no_length(workspace):
     evaluated = json.loads((workspace / "filled.json").read_text())
     assert [row.get("length") for row in evaluated["quality"]] == [None, "canvas"]
     assert evaluated["length_head"] is None
-    # Its decoder reads the encoder's latents of clean text, as every new model's does whose canvas has a position per token.
-    assert evaluated["quality"][0]["bleu"] > 50
+    # Its decoder reads the encoder's latents of clean text, as every new model's does whose canvas has a position per token; but what is
+    # read are the first twelve tokens of a reference.
+    assert evaluated["quality"][0]["bleu"] > 15
 
 
 def test_a_sweep_measures_every_variant_once_and_goes_on_where_it_stopped(workspace):
