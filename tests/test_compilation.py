@@ -48,8 +48,11 @@ def assert_same(compiled, plain):
 @pytest.mark.parametrize("mixer", ["attention", "conv_attention", "mamba"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_traced_without_breaks_and_with_the_plain_tokens(mixer, side):
-    # Positions of both kinds: from the beginning in the middle case, from both ends in the others.
-    model = tiny_model(encoder_mixer=mixer, flow_mixer=mixer, end_positions=mixer != "conv_attention")
+    # Positions of both kinds: from the beginning and on a canvas with room for blanks in the middle case, from both ends in the others.
+    options = {"end_positions": True}
+    if mixer == "conv_attention":
+        options = {"canvas_ratio": 1.5, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}
+    model = tiny_model(encoder_mixer=mixer, flow_mixer=mixer, **options)
     ids, mask = source_batch((7, 4, 5), side=side)
     assert_same(written(model, ids, mask, compile_config=TRACED), written(model, ids, mask))
     assert len(CompiledFunctions.of(model)) >= 2

@@ -66,7 +66,10 @@ def _agreement(texts: list[str], scorer: BLEU) -> list[float]:
 
 
 def consensus_targets(dataset: Dataset) -> Dataset:
-    """One row per source: its target is the reference that the source's other references agree with most, by sentence BLEU (the first of equals)."""
+    """
+    One row per source: its target is the reference that the source's other references agree with most, by sentence BLEU (the first of
+    equals).
+    """
     grouped, scorer = group_references(dataset), BLEU(effective_order=True)
 
     def choose(row: dict) -> dict:
@@ -87,12 +90,12 @@ def typical_targets(dataset: Dataset, rounds: int = 3) -> Dataset:
     grouped, scorer = group_references(dataset), BLEU(effective_order=True)
     agreement = [_agreement(texts, scorer) for texts in grouped["references"]]
     words = [[re.findall(r"\w+|[^\w\s]", text) for text in texts] for texts in grouped["references"]]
-    model, chosen = NgramModel(text for texts in words for text in texts), []
+    counted, chosen = [text for texts in words for text in texts], []
     for _ in range(rounds):
-        chosen = []
+        model, chosen = NgramModel(counted), []
         for agreed, texts in zip(agreement, words, strict=True):
             scores = [a + TYPICALITY * model.log_probability(text) for a, text in zip(agreed, texts, strict=True)]
             chosen.append(scores.index(max(scores)))
-        model = NgramModel(texts[index] for index, texts in zip(chosen, words, strict=True))
+        counted = [texts[index] for index, texts in zip(chosen, words, strict=True)]
     targets = [texts[index] for index, texts in zip(chosen, grouped["references"], strict=True)]
     return grouped.remove_columns("target").add_column("target", targets)

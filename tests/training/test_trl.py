@@ -159,6 +159,18 @@ def test_the_reward_rises_and_the_divergence_term_holds_it_back(tmp_path, tokeni
     assert logs[-1]["reward"] < rewards[5]
 
 
+def test_rewards_read_the_text_that_a_canvas_with_room_for_blanks_holds(tmp_path, tokenizer):
+    trainer = reward_trainer(tmp_path, tokenizer, 1)
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    first, second = tokenizer(PAIRS[0][1], add_special_tokens=False)["input_ids"][0], tokenizer.vocab_size - 1
+    path = torch.tensor([[first, first, pad, first, second, pad, eos, second]])
+    canvas = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 0]])
+    trainer.model.config.canvas_ratio = 2.0
+    assert trainer._texts(path, canvas) == [tokenizer.decode([first, first, second])]
+    trainer.model.config.canvas_ratio = 1.0
+    assert trainer._texts(path, canvas) == [tokenizer.decode([first, first, first, second])]
+
+
 def test_the_gradient_is_that_of_the_drawn_answers_log_probability(tmp_path, tokenizer):
     trainer = reward_trainer(tmp_path, tokenizer, 1)
     model = trainer.model

@@ -110,7 +110,7 @@ class YanWritingMixin:
             on_draft: called after each step with the endpoint (N, L, d) as that step sees it.
 
         Returns:
-            Ids (N, L), not yet cut (with `config.canvas_ratio` above 1 the text that the canvas holds, EOS behind it); mean log-probability (N,) of the tokens up to EOS; and the endpoint (N, L, d), or all
+            Ids (N, L), not yet cut, and mean log-probability (N,), both as `decode_latents` gives them; and the endpoint (N, L, d), or all
             states (steps + 1, N, L, d) with `output_trajectory`.
         """
         repeats = x_0.shape[0] // source.shape[0]
@@ -188,7 +188,7 @@ class YanWritingMixin:
         """
         Ids (N, L) and their mean log-probability (N,) up to EOS, under the unfiltered distribution. Logits are computed a
         few positions at a time and never held for all. Where the canvas has room for blanks (`config.canvas_ratio` above 1), the
-        log-probability is that of the positions as they were written, and the ids are the text without blanks.
+        log-probability is that of the positions as they were written, and the ids are the text without blanks, EOS behind it.
 
         Args:
             uniform: (N, L), decides drawn tokens; only with `do_sample`.
