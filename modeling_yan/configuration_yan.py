@@ -85,6 +85,9 @@ class YanConfig(PreTrainedConfig):
         latent_noise (`float`, defaults to 0.1): Largest scale of the noise added to latents in training.
         time_sampling_alpha, time_sampling_beta (`float`, defaults to 1.0): Beta distribution of training times.
         unroll_steps (`int`, defaults to 3): Euler steps of the endpoint that the training loss unrolls.
+        glancing_ratio (`float`, defaults to 0.0): In training, of the positions that the endpoint gets wrong the share whose tokens are
+            shown: their embeddings stand in the place of noise, at positions drawn from the whole canvas (glancing, arXiv 2008.07905). It costs a
+            second endpoint without gradients. For sources with many right answers.
         length_head (`bool`, defaults to `True`): Whether the model predicts the length of its answer.
         canvas_ratio (`float`, defaults to 1.0): Positions of the canvas per token of the answer. 1 is the paper's: every token has its place.
             More (2, say) leaves room for blanks, written as `pad_token_id`: tokens may stand anywhere in their order, `ce_loss` is the exact
@@ -162,6 +165,7 @@ class YanConfig(PreTrainedConfig):
     time_sampling_alpha: float | int = 1.0
     time_sampling_beta: float | int = 1.0
     unroll_steps: int = 3
+    glancing_ratio: float | int = 0.0
     length_head: bool = True
     canvas_ratio: float | int = 1.0
     length_loss_weight: float | int = 0.1
@@ -254,7 +258,7 @@ class YanConfig(PreTrainedConfig):
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be greater than 0")
         not_negative = (
-            "decoder_layers latent_noise length_loss_weight nll_loss_weight mse_loss_weight ce_loss_weight "
+            "decoder_layers latent_noise glancing_ratio length_loss_weight nll_loss_weight mse_loss_weight ce_loss_weight "
             "ngram_loss_weight denoising_ce_loss_weight gate_entropy_weight load_balance_weight mmd_loss_weight latent_l2_weight embedding_std"
         )
         for name in not_negative.split():
@@ -267,6 +271,15 @@ class YanConfig(PreTrainedConfig):
         if self.ngram_loss_weight and self.loss_chunk_size is not None:
             raise ValueError(
                 f"ngram_loss_weight={self.ngram_loss_weight} needs the logits of all positions at once; leave loss_chunk_size out"
+            )
+        if self.glancing_ratio and self.loss_chunk_size is not None:
+            raise ValueError(
+                f"glancing_ratio={self.glancing_ratio} needs the logits of all positions at once; leave loss_chunk_size out"
+            )
+        if self.glancing_ratio and self.encoder_config is not None:
+            raise ValueError(
+                f"glancing_ratio={self.glancing_ratio} shows YAN's own token embeddings, which are latents without a context; leave "
+                "encoder_config out"
             )
         if self.num_experts_per_token is not None and self.num_experts_per_token > self.num_experts:
             raise ValueError(

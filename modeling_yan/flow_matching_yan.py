@@ -205,6 +205,25 @@ def select_experts(
     return index.clamp_max(probs.shape[-1] - 1)
 
 
+def select_shown(
+    wrong: Tensor, canvas_mask: Tensor, ratio: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """
+    Positions whose targets are shown in training (glancing, arXiv 2008.07905): of each row as many as `ratio` times those it
+    writes wrong, rounded down and drawn evenly from all of its canvas.
+
+    Args:
+        wrong, canvas_mask: (B, L) bool.
+        ratio: at least 0; 0.5 shows half as many as are wrong.
+
+    Returns:
+        (B, L) bool.
+    """
+    count = (ratio * (wrong & canvas_mask).sum(-1, keepdim=True)).long()
+    order = torch.rand(wrong.shape, generator=generator, device=wrong.device).masked_fill(~canvas_mask, 2)
+    return (order.argsort(-1).argsort(-1) < count) & canvas_mask
+
+
 def time_grid(num_steps: int, *, shift: float = 1.0, device: torch.device | str | None = None) -> Tensor:
     """
     `num_steps + 1` times from 0 to 1: uniform, then bent by `t -> shift t / (1 + (shift - 1) t)`. A shift above 1

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqTrainingArguments, pipeline
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.alignment_yan import best_alignment
 from modeling_yan.compilation_yan import CompiledFunctions
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
 from modeling_yan.evaluation.peers import check, diffusion_peers, gpt2_peer, yan_peer
@@ -285,3 +286,10 @@ def test_loading_in_the_dtype_of_the_folder(tmp_path):
     tiny_model().bfloat16().save_pretrained(tmp_path)
     model = YanForConditionalGeneration.from_pretrained(tmp_path, device_map="cuda")
     assert (model.device.type, model.dtype) == ("cuda", torch.bfloat16)
+
+
+def test_the_best_alignment_is_that_of_the_cpu():
+    labels, canvas = torch.randint(3, 9, (5, 7), generator=seeded()), torch.ones(5, 20, dtype=torch.bool)
+    logits = torch.randn(5, 20, 9, generator=seeded(1))
+    placed = best_alignment(*on_gpu(logits, labels, canvas), blank_id=0)
+    assert torch.equal(placed.cpu(), best_alignment(logits, labels, canvas, blank_id=0))

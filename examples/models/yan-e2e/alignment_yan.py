@@ -105,6 +105,48 @@ def alignment_bigram_distance(logits: Tensor, labels: Tensor, canvas_mask: Tenso
     return torch.where(number > 0, 1 - 2 * matched / (written + number.clamp_min(1)), 0)
 
 
+@torch.no_grad()
+def best_alignment(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: int) -> Tensor:
+    """
+    The most probable way to place texts on their canvases (Viterbi).
+
+    Args:
+        logits, labels, canvas_mask, blank_id: as `alignment_nll` takes them; canvases of `needed_positions` at least.
+
+    Returns:
+        (B, C) token ids, blanks included and off the canvas; `collapse_alignment` gives the labels back.
+    """
+    texts = _texts_first(labels)
+    valid = texts != -100
+    rows, length = len(texts), logits.shape[1]
+    # Blanks before, between and behind the tokens: (B, 2 L + 1).
+    symbols = torch.full((rows, 2 * texts.shape[1] + 1), blank_id, dtype=texts.dtype, device=texts.device)
+    symbols[:, 1::2] = texts.masked_fill(~valid, blank_id)
+    log_probs = logits.float().log_softmax(-1).gather(-1, symbols.unsqueeze(1).expand(-1, length, -1))
+    # From a token to the next without a blank, unless they are equal.
+    may_skip = torch.zeros_like(symbols, dtype=torch.bool)
+    may_skip[:, 3::2] = texts[:, 1:] != texts[:, :-1]
+    scores = torch.full_like(log_probs[:, 0], -torch.inf)
+    scores[:, :2] = log_probs[:, 0, :2]
+    steps = []
+    for position in range(1, length):
+        from_before = F.pad(scores[:, :-1], (1, 0), value=-torch.inf)
+        from_token = F.pad(scores[:, :-2], (2, 0), value=-torch.inf).masked_fill(~may_skip, -torch.inf)
+        best, step = torch.stack([scores, from_before, from_token]).max(0)
+        steps.append(step)
+        scores = torch.where(canvas_mask[:, position, None], best + log_probs[:, position], scores)
+    behind = 2 * valid.sum(-1, keepdim=True)
+    last = (behind - 1).clamp_min(0)
+    state = torch.where(scores.gather(1, behind) >= scores.gather(1, last), behind, last)
+    placed = torch.full((rows, length), blank_id, dtype=texts.dtype, device=texts.device)
+    for position in range(length - 1, -1, -1):
+        on_canvas = canvas_mask[:, position, None]
+        placed[:, position, None] = torch.where(on_canvas, symbols.gather(1, state), blank_id)
+        if position:
+            state = torch.where(on_canvas, state - steps[position - 1].gather(1, state), state)
+    return placed
+
+
 def collapse_alignment(ids: Tensor, canvas_mask: Tensor | None, blank_id: int, fill_id: int) -> Tensor:
     """
     The texts that canvases hold: of neighbours that are equal the first, and no blanks.

@@ -12,7 +12,13 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .alignment_yan import alignment_bigram_distance, alignment_nll, canvas_lengths, needed_positions
+from .alignment_yan import (
+    alignment_bigram_distance,
+    alignment_nll,
+    best_alignment,
+    canvas_lengths,
+    needed_positions,
+)
 from .configuration_yan import YanConfig
 from .encoder_yan import YanPreTrainedModel, build_encoder
 from .flow_matching_yan import (
@@ -27,6 +33,7 @@ from .flow_matching_yan import (
     responsibilities,
     sample_timesteps,
     select_experts,
+    select_shown,
     solve_ode,
     target_velocity,
     token_cross_entropy,
@@ -292,7 +299,10 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
         chunked = training and config.loss_chunk_size is not None
         endpoint = states = logits = gate = None
         if not training or config.mse_loss_weight or config.ce_loss_weight or config.ngram_loss_weight:
-            endpoint, gate = self._unroll(x_0, condition, expert_indices, generator, sample=labels is not None)
+            start = x_0
+            if training and config.glancing_ratio:
+                start = self._show_targets(x_0, condition, labels, expert_indices, generator)
+            endpoint, gate = self._unroll(start, condition, expert_indices, generator, sample=labels is not None)
             states = self.decoder.states(endpoint)
             logits = None if chunked else self.decoder.lm_head(states)
         length_logits = None if self.length_head is None else self.length_head(source, attention_mask)
@@ -466,6 +476,23 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
             return flow.velocity(flow.experts(states, routing), x_t, t)
 
         return solve_ode(velocity, x_0, time_grid=times), gate
+
+    @torch.no_grad()
+    def _show_targets(self, x_0, condition: FlowCondition, labels, expert_indices, generator) -> torch.Tensor:
+        """
+        The prior (B, L, d) with token embeddings in the place of noise at some positions: the more, the more the endpoint from `x_0`
+        alone gets wrong.
+        """
+        canvas_mask = condition.canvas_mask
+        endpoint, _ = self._unroll(x_0, condition, expert_indices, generator, sample=True)
+        logits = self.decoder.lm_head(self.decoder.states(endpoint))
+        if self.config.canvas_ratio == 1:
+            placed = labels.masked_fill(~canvas_mask, 0)
+        else:
+            placed = best_alignment(logits, labels, canvas_mask, self.config.pad_token_id)
+        shown = select_shown(logits.argmax(-1) != placed, canvas_mask, self.config.glancing_ratio, generator=generator)
+        embeddings = self.get_input_embeddings()(placed).to(x_0.dtype)
+        return torch.where(shown.unsqueeze(-1), embeddings, x_0)
 
     def _one_step_endpoint(self, x_0, x_1, timesteps, velocities, gate_log_probs) -> torch.Tensor:
         """`x_t + (1 - t) v_k` (B, L, d) for the expert k most responsible for the true velocity of each token."""
