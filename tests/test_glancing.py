@@ -10,17 +10,7 @@ from modeling_yan.alignment_yan import best_alignment, collapse_alignment, neede
 from modeling_yan.flow_matching_yan import select_shown
 
 from .conftest import source_batch, tiny_model
-
-BLANK = 0
-BLANKS = {"canvas_ratio": 2.0, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def labels_batch() -> torch.Tensor:
-    return torch.tensor([[5, 9, 9, 4, 7, 2], [8, 6, 2, -100, -100, -100], [4, 4, 4, 2, -100, -100]])
+from .test_alignment import BLANK, BLANKS, labels_batch, seeded, text_of
 
 
 @pytest.mark.parametrize("text", [[1], [1, 1], [2, 1], [1, 2, 1], [2, 2, 1], []])
@@ -35,11 +25,7 @@ def test_the_best_alignment_is_the_best_of_all(text, side):
         assert placed[~canvas].eq(BLANK).all()
         for row, log_probs in enumerate(logits.log_softmax(-1)):
             positions = range(int(canvas[row].sum()))
-            paths = [
-                path
-                for path in itertools.product(range(3), repeat=len(positions))
-                if [token for token, _ in itertools.groupby(path) if token != BLANK] == text
-            ]
+            paths = [path for path in itertools.product(range(3), repeat=len(positions)) if text_of(path) == text]
             best = max(paths, key=lambda path: float(log_probs[positions, path].sum()))
             assert placed[row, : len(positions)].tolist() == list(best)
 
