@@ -129,3 +129,16 @@ def test_the_same_generator_shows_the_same():
 def test_options_that_do_not_fit_are_named(overrides, named):
     with pytest.raises(ValueError, match=named):
         YanConfig(**overrides)
+
+
+def test_autocast_does_not_keep_the_weights_of_the_pass_without_gradients():
+    """Older releases of torch did (pytorch/pytorch#165068): weights cast in the first pass had no gradient in the second."""
+
+    def learned(ratio: float) -> set[str]:
+        model = tiny_model(glancing_ratio=ratio, **BLANKS).train()
+        (ids, mask), labels = source_batch(), labels_batch()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(input_ids=ids, attention_mask=mask, labels=labels, generator=seeded()).loss.backward()
+        return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+
+    assert learned(0.5) == learned(0.0)
