@@ -155,9 +155,10 @@ def sweep_table(rows: list[dict]) -> str:
     def measured(row: dict) -> dict[str, float]:
         found = {}
         for q in row["quality"]:
-            if q["system"] == "YAN" and "variant" not in q and q["num_candidates"] == 1:
+            if q["system"] == "YAN" and ("variant" in q or q["num_candidates"] == 1):
                 steps = q["num_inference_steps"]
-                found[f"{_length_name(q)}: {steps} step{'s' * (steps > 1)}"] = q[score]
+                options = f", `{q['variant']}`" if "variant" in q else ""
+                found[f"{_length_name(q)}{options}: {steps} step{'s' * (steps > 1)}"] = q[score]
         return found
 
     def line(name: str, runs: list[dict]) -> list[str]:

@@ -58,7 +58,7 @@ def sweep_row(variant: str, seed: int, value: float, updates: int = 100) -> dict
         row("autoencoder of the first reference", 99.0),
         yan(value, 1),
         yan(value + 1, 3, lengths=5),
-        yan(0.0, 3, variant="x=1"),
+        yan(value + 2, 3, variant="x=1"),
     ]
     return {**REPORT, "variant": variant, "seed": seed, "training": training, "quality": quality}
 
@@ -67,11 +67,11 @@ def test_a_sweep_has_a_line_for_each_variant_with_its_spread_over_seeds():
     text = sweep_table([sweep_row("plain", 0, 10.0), sweep_row("plain", 1, 14.0), sweep_row("other", 0, 20.0, 50)])
     assert "BLEU-4 over 1,234 rows of the test split." in text
     assert (
-        "| variant | seeds | updates | TFLOP | minutes | length predicted: 1 step | length predicted, best of 5: 3 steps |"
-        in text
+        "| variant | seeds | updates | TFLOP | minutes | length predicted: 1 step | length predicted, best of 5: 3 steps | "
+        "length predicted, `x=1`: 3 steps |" in text
     )
-    assert "| plain | 2 | 100 | 2.0 | 1.5 | 12.0 [10.0, 14.0] | 13.0 [11.0, 15.0] |" in text
-    assert "| other | 1 | 50 | 2.0 | 1.5 | 20.0 | 21.0 |" in text
+    assert "| plain | 2 | 100 | 2.0 | 1.5 | 12.0 [10.0, 14.0] | 13.0 [11.0, 15.0] | 14.0 [12.0, 16.0] |" in text
+    assert "| other | 1 | 50 | 2.0 | 1.5 | 20.0 | 21.0 | 22.0 |" in text
 
 
 def test_every_system_setting_and_cost_is_in_the_tables():
