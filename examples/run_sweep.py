@@ -1,7 +1,7 @@
 """
 Trains and measures variants of one recipe, each in several seeds: what changes quality, one thing at a time.
 
-    python examples/run_sweep.py configuration/sweeps/e2e_targets.yaml --output_dir outputs/sweep-e2e --results results/sweep_e2e_targets.json
+    python examples/run_sweep.py configuration/sweeps/e2e_design.yaml --output_dir outputs/sweep-e2e --results results/sweep_e2e_design.json
 
 The file names a recipe of run_flow.py, what all runs change in it, and what each variant changes besides (flags of run_flow.py;
 config_overrides are merged). `evaluation` holds flags of run_evaluation.py. What is finished is not run again, so an interrupted sweep goes on.
