@@ -1,8 +1,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LIBRARY_TESTS := $(VENV)/transformers-tests
+# Expanded in recipes only, when transformers is installed.
+TRANSFORMERS = $(shell $(BIN)/python -c "from importlib.metadata import version; print(version('transformers'))")
 
-.PHONY: install quickstart test test-slow lint format clean
+.PHONY: install quickstart test test-slow test-transformers lint format hub-files clean
 
 install: $(VENV)/.installed
 
@@ -14,13 +17,19 @@ $(VENV)/.installed: pyproject.toml setup.cfg constraints.txt
 quickstart: install
 	$(BIN)/python examples/quickstart.py
 
-test: install
-	$(BIN)/python -m ruff check .
-	$(BIN)/python -m ruff format --check .
+test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# The tests that every model of transformers has to pass; only its sdist holds them.
+test-transformers: install
+	test -d $(LIBRARY_TESTS)/transformers-$(TRANSFORMERS) || { \
+		$(BIN)/python -m pip download --quiet --no-deps --no-binary transformers -d $(LIBRARY_TESTS) \
+			transformers==$(TRANSFORMERS) && \
+		tar -xzf $(LIBRARY_TESTS)/transformers-$(TRANSFORMERS).tar.gz -C $(LIBRARY_TESTS) transformers-$(TRANSFORMERS)/tests; }
+	$(BIN)/python -m pytest -m slow tests/transformers_common
 
 lint: install
 	$(BIN)/python -m ruff check .
@@ -29,6 +38,10 @@ lint: install
 format: install
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+# The code that travels with each model of the repository is the package's.
+hub-files:
+	for model in examples/models/*/; do rm -f $$model/*_yan.py && cp modeling_yan/*_yan.py $$model; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info outputs

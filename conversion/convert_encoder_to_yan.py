@@ -1,12 +1,14 @@
-"""
-Makes a YAN around a pretrained encoder of transformers: its weights, embeddings and tokenizer in place, a fresh flow and
-decoder of fitting width behind it.
+r"""
+Makes a YAN around a pretrained encoder of transformers: its weights, embeddings and tokenizer in place, a fresh flow
+and decoder of fitting width behind it.
 
-    python conversion/convert_encoder_to_yan.py --encoder NAME_OR_DIR --output_dir DIR [--preset yan-base] [--push_to_hub ID]
+    python conversion/convert_encoder_to_yan.py --encoder NAME_OR_DIR --output_dir DIR \
+        [--preset yan-base] [--push_to_hub ID]
 
-For BERT, RoBERTa and ModernBERT, and the encoder half of BART and T5. The encoder keeps its own position scheme, whatever it
-is: before anything is kept, the written folder is loaded again and must give the original's hidden states exactly. The flow
-has a position table of its own. Nothing of the flow, the decoder and the length head is trained: go on with stages 1 and 2.
+For BERT, RoBERTa and ModernBERT, and the encoder half of BART and T5. The encoder keeps its own position scheme,
+whatever it is: before anything is kept, the written folder is loaded again and must give the original's hidden states
+exactly. The flow has a position table of its own. Nothing of the flow, the decoder and the length head is trained: go
+on with stages 1 and 2.
 """
 
 import argparse
@@ -24,10 +26,10 @@ from transformers import (
 )
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
+from modeling_yan.common.arguments import run_script
+from modeling_yan.common.hub import check_destination, push_folder, write_folder
+from modeling_yan.common.paths import configuration_path
 from modeling_yan.configuration_yan import HOSTED_ENCODERS
-from modeling_yan.training.hub import check_destination, push_folder, write_folder
-from modeling_yan.training.resources import configuration_path
-from modeling_yan.training.scripts import run_script
 
 # What of a preset does not depend on the encoder.
 PRESET_FIELDS = ("flow_layers", "decoder_layers", "num_experts")
@@ -50,8 +52,9 @@ def build_config(encoder: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase |
     """
     if encoder.model_type not in HOSTED_ENCODERS:
         raise ValueError(
-            f"--encoder is of type {encoder.model_type!r}; the encoders that can be hosted are {sorted(HOSTED_ENCODERS)}. "
-            "Models that read in one direction are none, and other position schemes have not been shown to carry over"
+            f"--encoder is of type {encoder.model_type!r}; the encoders that can be hosted are "
+            f"{sorted(HOSTED_ENCODERS)}. Models that read in one direction are none, and other position schemes have "
+            "not been shown to carry over"
         )
 
     def token_id(*names: str) -> int | None:
@@ -120,7 +123,7 @@ def compare(model: YanForConditionalGeneration, encoder: PreTrainedModel) -> Non
 
 def model_card(model: YanForConditionalGeneration, source: str, repository: str) -> str:
     """README.md of the folder: what is trained in it and what is not."""
-    encoder = model.config.encoder_config
+    config, encoder = model.config, model.config.encoder_config
     return f"""---
 library_name: transformers
 base_model: {source}
@@ -132,10 +135,11 @@ tags:
 
 # {repository}
 
-The encoder of `{source}` ({encoder.model_type}, {encoder.num_hidden_layers} layers, width {encoder.hidden_size}) inside a YAN
-(arXiv 2604.15009) with {model.config.flow_layers} flow layers and {model.config.num_experts} experts, {model.num_parameters():,} parameters in all.
-**The flow, the decoder and the length head are untrained**: the encoder's hidden states equal the original's, but the model
-cannot write before `examples/run_autoencoder.py` and `examples/run_flow.py` have been run on it.
+The encoder of `{source}` ({encoder.model_type}, {encoder.num_hidden_layers} layers, width {encoder.hidden_size}) inside
+a YAN (arXiv 2604.15009) with {config.flow_layers} flow layers and {config.num_experts} experts,
+{model.num_parameters():,} parameters in all. **The flow, the decoder and the length head are untrained**: the encoder's
+hidden states equal the original's, but the model cannot write before `examples/run_autoencoder.py` and
+`examples/run_flow.py` have been run on it.
 
 ```python
 from transformers import AutoModelForSeq2SeqLM
@@ -160,9 +164,8 @@ def main() -> None:
     repository = arguments.push_to_hub or arguments.output_dir.name
     card = model_card(model, arguments.encoder, repository)
     write_folder(model, tokenizer, arguments.output_dir, card, lambda again: compare(again, encoder))
-    print(
-        f"{model.num_parameters():,} parameters around {encoder.num_parameters():,} pretrained, in {arguments.output_dir}"
-    )
+    parameters = f"{model.num_parameters():,} parameters around {encoder.num_parameters():,} pretrained"
+    print(f"{parameters}, in {arguments.output_dir}")
     if arguments.push_to_hub:
         push_folder(arguments.output_dir, arguments.push_to_hub)
 

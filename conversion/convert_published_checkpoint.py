@@ -1,8 +1,11 @@
-"""
+r"""
 Turns a checkpoint of the published YAN training code into a Hub folder with the same numbers, and back.
 
-    python conversion/convert_published_checkpoint.py --checkpoint X.pt --output_dir DIR [--tokenizer NAME_OR_DIR] [--push_to_hub ID]
-    python conversion/convert_published_checkpoint.py --reverse --checkpoint DIR --output_dir DIR2     # writes DIR2/checkpoint.pt
+    python conversion/convert_published_checkpoint.py --checkpoint X.pt --output_dir DIR \
+        [--tokenizer NAME_OR_DIR] [--push_to_hub ID]
+    python conversion/convert_published_checkpoint.py --reverse --checkpoint DIR --output_dir DIR2
+
+The second one writes DIR2/checkpoint.pt.
 
 Reads tensors only (`weights_only=True`). Every key is mapped by one table, strictly both ways. Nothing is left behind
 unless what was written, loaded again, gives the same outputs as the weights that went into it.
@@ -20,8 +23,8 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
-from modeling_yan.training.hub import check_destination, push_folder, write_folder
-from modeling_yan.training.scripts import run_script
+from modeling_yan.common.arguments import run_script
+from modeling_yan.common.hub import check_destination, push_folder, write_folder
 
 # Published model_config key -> YanConfig field.
 CONFIG_FIELDS = {
@@ -32,15 +35,11 @@ CONFIG_FIELDS = {
     "qkv_bias": "attention_bias",
     "encoder_n_trf_blocks": "encoder_layers",
     "decoder_n_resi_blocks": "decoder_layers",
-    "latent_noise": "latent_noise",
     "n_trf_blocks": "flow_layers",
     "cross_att_idx": "cross_attention_layers",
     "moe_n_experts": "num_experts",
     "moe_gate_temperature": "gate_temperature",
-    "moe_sigma": "velocity_std",
     "init_noise": "prior_std",
-    "beta_a": "time_sampling_alpha",
-    "beta_b": "time_sampling_beta",
     "mamba_d_state": "mamba_d_state",
     "mamba_d_conv": "mamba_d_conv",
     "mamba_expand": "mamba_expand",
@@ -49,6 +48,14 @@ CONFIG_FIELDS = {
     "eos_token_id": "eos_token_id",
     "mask_token_id": "mask_token_id",
 }
+# The same for what only training reads (YanTrainingConfig); loss weights are in the published loss_config.
+TRAINING_FIELDS = {
+    "latent_noise": "latent_noise",
+    "moe_sigma": "velocity_std",
+    "beta_a": "time_sampling_alpha",
+    "beta_b": "time_sampling_beta",
+}
+LOSS_FIELDS = {"lambda_vf": "nll_loss_weight", "lambda_distill": "mse_loss_weight", "lambda_ce": "ce_loss_weight"}
 # Handled by `translate_config` itself, or of the training run and not of the model.
 OTHER_CONFIG_KEYS = {
     "max_length",
@@ -63,7 +70,6 @@ OTHER_CONFIG_KEYS = {
     "freeze_tok_emb",
     "freeze_pos_emb",
 }
-LOSS_FIELDS = {"lambda_vf": "nll_loss_weight", "lambda_distill": "mse_loss_weight", "lambda_ce": "ce_loss_weight"}
 MAMBA_PARAMETERS = (
     "A_log",
     "D",
@@ -75,6 +81,8 @@ MAMBA_PARAMETERS = (
     "dt_proj.bias",
     "out_proj.weight",
 )
+# Our parameter name -> the published key it holds, or the K keys that are stacked in it.
+KeyTable = dict[str, list[str]]
 # Our names whose first axis stacks the experts.
 STACKED = "model.flow.experts."
 SHARED_TABLES = {
@@ -92,7 +100,7 @@ def translate_config(published: dict, losses: dict | None = None) -> YanConfig:
     Raises:
         ValueError: naming keys that are unknown or missing.
     """
-    unknown = sorted(set(published) - set(CONFIG_FIELDS) - OTHER_CONFIG_KEYS)
+    unknown = sorted(set(published) - set(CONFIG_FIELDS) - set(TRAINING_FIELDS) - OTHER_CONFIG_KEYS)
     needed = {"vocab_size", "d_model", "max_length", "attention_heads", "encoder_n_trf_blocks", "decoder_n_resi_blocks"}
     missing = sorted(needed - set(published))
     if unknown or missing:
@@ -101,81 +109,103 @@ def translate_config(published: dict, losses: dict | None = None) -> YanConfig:
     width = published["d_model"]
     options["max_position_embeddings"] = published["max_length"] + 1
     options["gate_hidden_size"] = published.get("moe_gate_dim_multiplier", 1) * width
-    options["unroll_steps"] = published.get("ode_steps", 4) - 1
     options["encoder_mixer"] = "mamba" if published.get("encoder_use_mamba") else "attention"
     options["flow_mixer"] = "mamba" if published.get("flow_use_mamba") else "attention"
     options["mamba_intermediate_size"] = published.get("mamba_ff_mult", 4) * width
-    options |= {ours: losses[theirs] for theirs, ours in LOSS_FIELDS.items() if theirs in (losses or {})}
-    return YanConfig(length_head=False, **options)
+    training = {ours: published[theirs] for theirs, ours in TRAINING_FIELDS.items() if theirs in published}
+    training |= {ours: losses[theirs] for theirs, ours in LOSS_FIELDS.items() if theirs in (losses or {})}
+    training["unroll_steps"] = published.get("ode_steps", 4) - 1
+    return YanConfig(length_head=False, training_config=training, **options)
 
 
-def key_table(config: YanConfig, has_flow: bool) -> dict[str, list[str]]:
-    """Our parameter name -> the published key it holds, or the K keys that are stacked in it."""
-    table: dict[str, list[str]] = {
+def linear_keys(ours: str, theirs: str, bias: bool = True) -> KeyTable:
+    return {f"{ours}.{name}": [f"{theirs}.{name}"] for name in (("weight", "bias") if bias else ("weight",))}
+
+
+def norm_keys(ours: str, theirs: str) -> KeyTable:
+    return {f"{ours}.weight": [f"{theirs}.scale"], f"{ours}.bias": [f"{theirs}.shift"]}
+
+
+def attention_keys(ours: str, theirs: str, bias: bool) -> KeyTable:
+    table = linear_keys(f"{ours}.out_proj", f"{theirs}.out_proj")
+    for name in "qkv":
+        table |= linear_keys(f"{ours}.{name}_proj", f"{theirs}.W_{name}", bias=bias)
+    return table
+
+
+def feed_forward_keys(ours: str, theirs: str, last: int = 2) -> KeyTable:
+    """`last`: number of the second linear layer among the published ones."""
+    up = linear_keys(f"{ours}.up_proj", f"{theirs}.layers.0")
+    return up | linear_keys(f"{ours}.down_proj", f"{theirs}.layers.{last}")
+
+
+def mamba_keys(ours: str, theirs: str) -> KeyTable:
+    table = linear_keys(f"{ours}.proj", f"{theirs}.proj")
+    for direction in ("fwd", "bwd"):
+        for name in MAMBA_PARAMETERS:
+            table[f"{ours}.{direction}.{name}"] = [f"{theirs}.{direction}.{name}"]
+    return table
+
+
+def block_keys(kind: str, ours: str, theirs: str, bias: bool) -> KeyTable:
+    """Mixer of a kind and feed-forward of a block."""
+    if kind == "mamba":
+        # These have a dropout between the linear layers.
+        feed_forward = feed_forward_keys(f"{ours}.feed_forward", f"{theirs}.ff", last=3)
+        return mamba_keys(f"{ours}.mixer", f"{theirs}.self_mixer") | feed_forward
+    attention = attention_keys(f"{ours}.mixer", f"{theirs}.self_att", bias)
+    return attention | feed_forward_keys(f"{ours}.feed_forward", f"{theirs}.ff")
+
+
+def block_name(part: str, kind: str, index: int) -> str:
+    """What the published code calls a block of "encoder" or "flow"."""
+    return f"{part}.{'mamba' if kind == 'mamba' else 'trf'}_blocks.{index}"
+
+
+def autoencoder_keys(config: YanConfig) -> KeyTable:
+    """Embeddings, encoder and decoder."""
+    table = {
         "model.encoder.embeddings.word_embeddings.weight": ["shared_tok_emb.weight"],
         "model.encoder.embeddings.position_embeddings.weight": ["shared_pos_emb.weight"],
-        "decoder.lm_head.weight": ["decoder.lm_head.weight"],
-        "decoder.lm_head.bias": ["decoder.lm_head.bias"],
+        **linear_keys("decoder.lm_head", "decoder.lm_head"),
+        **norm_keys("model.encoder.final_norm", "encoder.final_norm"),
     }
+    kind = config.encoder_mixer
+    for index in range(config.encoder_layers):
+        ours, theirs = f"model.encoder.layers.{index}", block_name("encoder", kind, index)
+        table |= block_keys(kind, ours, theirs, config.attention_bias)
+        table |= norm_keys(f"{ours}.mixer_norm", f"{theirs}.norm_self" + ("" if kind == "mamba" else "_att"))
+        table |= norm_keys(f"{ours}.feed_forward_norm", f"{theirs}.norm_ff")
+    for index in range(config.decoder_layers):
+        ours, theirs = f"decoder.layers.{index}", f"decoder.resi_blocks.{index}"
+        table |= norm_keys(f"{ours}.norm", f"{theirs}.norm")
+        table |= feed_forward_keys(f"{ours}.feed_forward", f"{theirs}.ff")
+    return table
 
-    def linear(ours: str, theirs: str, bias: bool = True) -> None:
-        for name in ("weight", "bias") if bias else ("weight",):
-            table[f"{ours}.{name}"] = [f"{theirs}.{name}"]
 
-    def norm(ours: str, theirs: str) -> None:
-        table[f"{ours}.weight"], table[f"{ours}.bias"] = [f"{theirs}.scale"], [f"{theirs}.shift"]
-
-    def attention(ours: str, theirs: str) -> None:
-        for name in "qkv":
-            linear(f"{ours}.{name}_proj", f"{theirs}.W_{name}", bias=config.attention_bias)
-        linear(f"{ours}.out_proj", f"{theirs}.out_proj")
-
-    def feed_forward(ours: str, theirs: str, last: int = 2) -> None:
-        linear(f"{ours}.up_proj", f"{theirs}.layers.0")
-        linear(f"{ours}.down_proj", f"{theirs}.layers.{last}")
-
-    def mamba(ours: str, theirs: str) -> None:
-        for direction in ("fwd", "bwd"):
-            for name in MAMBA_PARAMETERS:
-                table[f"{ours}.{direction}.{name}"] = [f"{theirs}.{direction}.{name}"]
-        linear(f"{ours}.proj", f"{theirs}.proj")
-
-    def mixer_and_feed_forward(kind: str, ours: str, part: str, i: int) -> str:
-        theirs = f"{part}.{'mamba' if kind == 'mamba' else 'trf'}_blocks.{i}"
-        if kind == "mamba":
-            mamba(f"{ours}.mixer", f"{theirs}.self_mixer")
-        else:
-            attention(f"{ours}.mixer", f"{theirs}.self_att")
-        # Mamba blocks have a dropout between.
-        feed_forward(f"{ours}.feed_forward", f"{theirs}.ff", last=3 if kind == "mamba" else 2)
-        return theirs
-
-    for i in range(config.encoder_layers):
-        ours = f"model.encoder.layers.{i}"
-        theirs = mixer_and_feed_forward(config.encoder_mixer, ours, "encoder", i)
-        norm(f"{ours}.mixer_norm", f"{theirs}.norm_self" + ("" if config.encoder_mixer == "mamba" else "_att"))
-        norm(f"{ours}.feed_forward_norm", f"{theirs}.norm_ff")
-    norm("model.encoder.final_norm", "encoder.final_norm")
-    for i in range(config.decoder_layers):
-        norm(f"decoder.layers.{i}.norm", f"decoder.resi_blocks.{i}.norm")
-        feed_forward(f"decoder.layers.{i}.feed_forward", f"decoder.resi_blocks.{i}.ff")
-    if not has_flow:
-        return table
-    for i in range(config.flow_layers):
-        ours = f"model.flow.layers.{i}"
-        theirs = mixer_and_feed_forward(config.flow_mixer, ours, "flow", i)
-        linear(f"{ours}.modulation", f"{theirs}.adaLN.1")
-        if i in config.cross_attention_layers:
-            attention(f"{ours}.cross_attention", f"{theirs}.cross_att")
-    norm("model.flow.final_norm", "flow.final_norm")
-    linear("model.flow.time_embedding.proj", "flow.time_emb.1")
-    linear("model.flow.gate.up_proj", "flow.gate.0")
-    linear("model.flow.gate.down_proj", "flow.gate.2")
+def flow_keys(config: YanConfig) -> KeyTable:
+    """Blocks, time embedding, gate and experts of the velocity field."""
+    table = norm_keys("model.flow.final_norm", "flow.final_norm")
+    table |= linear_keys("model.flow.time_embedding.proj", "flow.time_emb.1")
+    table |= linear_keys("model.flow.gate.up_proj", "flow.gate.0")
+    table |= linear_keys("model.flow.gate.down_proj", "flow.gate.2")
+    kind, bias = config.flow_mixer, config.attention_bias
+    for index in range(config.flow_layers):
+        ours, theirs = f"model.flow.layers.{index}", block_name("flow", kind, index)
+        table |= block_keys(kind, ours, theirs, bias)
+        table |= linear_keys(f"{ours}.modulation", f"{theirs}.adaLN.1")
+        if index in config.cross_attention_layers:
+            table |= attention_keys(f"{ours}.cross_attention", f"{theirs}.cross_att", bias)
     for part, layer in (("up", 0), ("down", 2)):
         for ours, theirs in ((f"{part}_proj", "weight"), (f"{part}_bias", "bias")):
             keys = [f"flow.expert_out_proj.{k}.layers.{layer}.{theirs}" for k in range(config.num_experts)]
-            table[f"model.flow.experts.{ours}"] = keys
+            table[f"{STACKED}{ours}"] = keys
     return table
+
+
+def key_table(config: YanConfig, has_flow: bool) -> KeyTable:
+    """The keys of a model of this config."""
+    return {**autoencoder_keys(config), **(flow_keys(config) if has_flow else {})}
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -222,7 +252,7 @@ def convert(checkpoint: dict) -> PreTrainedModel:
     if missing or unknown:
         raise ValueError(f"the state dict lacks {missing} and has unknown keys {unknown}")
     if not has_flow:
-        config.ce_loss_weight = 1.0
+        config.training_config = {"ce_loss_weight": 1.0}
     model = (YanForConditionalGeneration if has_flow else YanForMaskedLM)(config)
     weights = {}
     for ours, target in model.state_dict().items():
@@ -235,7 +265,7 @@ def convert(checkpoint: dict) -> PreTrainedModel:
         weights[ours] = value
     model.load_state_dict(weights)
     if has_flow:
-        model.generation_config.num_inference_steps = config.unroll_steps
+        model.generation_config.num_inference_steps = config.training_config.unroll_steps
     return model.eval()
 
 
@@ -261,12 +291,12 @@ def published_config(config: YanConfig) -> dict:
     other |= {name: getattr(config, name) for name in mixers if getattr(config, name) not in ("attention", "mamba")}
     if other:
         raise ValueError(f"the published format cannot hold {other}; it needs {fixed} and widths that are multiples")
-    options = {theirs: getattr(config, ours) for theirs, ours in CONFIG_FIELDS.items()}
     return {
-        **options,
+        **{theirs: getattr(config, ours) for theirs, ours in CONFIG_FIELDS.items()},
+        **{theirs: getattr(config.training_config, ours) for theirs, ours in TRAINING_FIELDS.items()},
         "max_length": config.max_position_embeddings - 1,
         "moe_gate_dim_multiplier": config.gate_hidden_size // width,
-        "ode_steps": config.unroll_steps + 1,
+        "ode_steps": config.training_config.unroll_steps + 1,
         "encoder_use_mamba": config.encoder_mixer == "mamba",
         "flow_use_mamba": config.flow_mixer == "mamba",
         "mamba_ff_mult": config.mamba_intermediate_size // width,
@@ -284,7 +314,7 @@ def reverse(model: PreTrainedModel) -> dict:
         state |= {key: part.clone() for key, part in zip(theirs, parts, strict=True)}
     for table_name, copies in SHARED_TABLES.items():
         state |= {copy: state[table_name].clone() for copy in copies if has_flow or not copy.startswith("flow.")}
-    losses = {theirs: getattr(config, ours) for theirs, ours in LOSS_FIELDS.items()}
+    losses = {theirs: getattr(config.training_config, ours) for theirs, ours in LOSS_FIELDS.items()}
     return {"model": state, "model_config": options, "loss_config": losses, "trainer_config": {}, "step": 0}
 
 
@@ -322,6 +352,7 @@ def model_card(model: PreTrainedModel, source: str, repository: str) -> str:
         rows |= {"flow": f"{config.flow_layers} layers, {config.flow_mixer}", "experts": config.num_experts}
         use = "print(tokenizer.decode(model.generate(**source, max_new_tokens=32)[0], skip_special_tokens=True))"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    length = " It predicts no length: give `max_new_tokens` or `target_lengths`." if generates else ""
     return f"""---
 library_name: transformers
 {"pipeline_tag: text-generation" if generates else "pipeline_tag: fill-mask"}
@@ -333,7 +364,7 @@ tags:
 
 # {repository}
 
-Converted from the published YAN checkpoint `{source}` with the same numbers (arXiv 2604.15009).{" It predicts no length: give `max_new_tokens` or `target_lengths`." if generates else ""}
+Converted from the published YAN checkpoint `{source}` with the same numbers (arXiv 2604.15009).{length}
 
 ```python
 from transformers import AutoTokenizer, {auto_class}

@@ -1,6 +1,6 @@
 """
-A YAN model as three graphs that need neither this package nor transformers: encoder, step and decoder, with dynamic batch,
-source and canvas length.
+A YAN model as three graphs that need neither this package nor transformers: encoder, step and decoder, with dynamic
+batch, source and canvas length.
 
     python conversion/export_yan.py --model examples/models/yan-e2e --output_dir outputs/onnx
     python examples/run_onnx.py --model outputs/onnx "name[Aromi], eatType[coffee shop], area[city centre]"
@@ -8,9 +8,9 @@ source and canvas length.
 `--format onnx` (default) needs the extra `export` (onnx, onnxscript; onnxruntime to run it); `--format pt2` writes what
 `torch.export.load` reads. Every graph is compared with the model on shapes it was not traced with before it is kept.
 
-    encoder   input_ids, attention_mask (B, Lx)                        -> states (B, Lx, d), length_logits (B, max length)
-    step      x_t (B, L, d), t (B,), states, attention_mask, canvas_mask (B, L) -> velocities (B, L, K, d), gate (B, L, K)
-    decoder   latents (B, L, d), canvas_mask                           -> ids (B, L), scores (B,)
+    encoder: input_ids, attention_mask (B, Lx) -> states (B, Lx, d), length_logits (B, max length)
+    step:    x_t (B, L, d), t (B,), states, attention_mask, canvas_mask (B, L) -> velocities (B, L, K, d), gate (B, L, K)
+    decoder: latents (B, L, d), canvas_mask -> ids (B, L), scores (B,)
 """
 
 import argparse
@@ -26,9 +26,8 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.common.arguments import run_script
 from modeling_yan.selective_scan_yan import EXPORTED_LENGTH
-from modeling_yan.training.scripts import run_script
-from modeling_yan.writing_yan import WritingPlan
 
 FORMATS = ("onnx", "pt2")
 
@@ -59,10 +58,10 @@ class DecoderGraph(nn.Module):
     def __init__(self, model: YanForConditionalGeneration):
         super().__init__()
         self.model = model
-        self.plan = WritingPlan.from_options(model._prepare_generation_config(None)[0])
+        self.options = model.generation_options().sampling
 
     def forward(self, latents, canvas_mask):
-        return self.model.decode_latents(latents, canvas_mask, plan=self.plan)
+        return self.model.decode_latents(latents, canvas_mask, options=self.options)
 
 
 def example_inputs(model: YanForConditionalGeneration, rows: int, source: int, canvas: int, seed: int = 0) -> dict:
@@ -130,7 +129,8 @@ def export(model: YanForConditionalGeneration, folder: Path, format_: str = "onn
     longest = model.config.max_position_embeddings
     if "mamba" in (model.config.encoder_mixer, model.config.flow_mixer) and longest > EXPORTED_LENGTH:
         raise ValueError(
-            f"max_position_embeddings={longest}: an exported Mamba scan reaches no further than {EXPORTED_LENGTH} positions"
+            f"max_position_embeddings={longest}: an exported Mamba scan reaches no further than {EXPORTED_LENGTH} "
+            "positions"
         )
     graphs = {"encoder": EncoderGraph(model), "step": StepGraph(model), "decoder": DecoderGraph(model)}
     traced = example_inputs(model, 3, min(11, longest), min(9, longest))
@@ -169,19 +169,18 @@ def export(model: YanForConditionalGeneration, folder: Path, format_: str = "onn
         for rows, source, canvas in ((1, 5, 2), (4, 17, 23)):
             shape = (rows, min(source, longest), min(canvas, longest))
             compare(name, run, graph, example_inputs(model, *shape, seed=1)[name], outputs)
-    options = model._prepare_generation_config(None)[0]
-    eos = graphs["decoder"].plan.eos_token_ids
+    options = model.generation_options()
     settings = {
         "format": format_,
         "hidden_size": model.config.hidden_size,
         "prior_std": model.config.prior_std,
         "canvas_ratio": model.config.canvas_ratio,
-        "max_length": min(options.max_length, longest),
-        "num_inference_steps": options.num_inference_steps,
+        "max_length": min(options.longest, longest),
+        "num_inference_steps": options.sampling.num_inference_steps,
         "num_length_candidates": options.num_length_candidates,
         "length_head": model.config.length_head,
-        "eos_token_ids": list(eos),
-        "pad_token_id": options.pad_token_id if options.pad_token_id is not None else (eos or (0,))[0],
+        "eos_token_ids": list(options.sampling.eos_token_ids),
+        "pad_token_id": options.pad_token_id,
     }
     (folder / "yan_export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

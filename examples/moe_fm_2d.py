@@ -1,16 +1,14 @@
 """
 Mixture flow matching against plain flow matching (K = 1) on 2-D densities, at equal parameter count.
 
-    python examples/moe_fm_2d.py --output_dir results/moe_fm_2d
+    python examples/moe_fm_2d.py --output_dir benchmarks/results/moe_fm_2d
 
 Trains a small MLP per density, K and seed, samples with few Euler steps (each point's expert drawn once, from the gate
 at t = 0), and measures sliced Wasserstein distance and MMD to held-out samples. Writes scores.json and three PNGs.
 """
 
 import argparse
-import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +21,13 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.reports import machine, write_report
 from modeling_yan.flow_matching_yan import (
     linear_path,
     mixture_nll,
+    sample_categorical,
     sample_timesteps,
-    select_experts,
     solve_ode,
     target_velocity,
 )
@@ -94,18 +94,21 @@ def width_for(parameters: int, num_experts: int) -> int:
     return min(range(8, 256), key=lambda width: abs(count(width) - parameters))
 
 
-def train(density, num_experts: int, parameters: int, seed: int, updates: int, batch: int, std: float) -> MixtureField:
+def train(
+    density: Callable[[int, torch.Generator], Tensor], num_experts: int, seed: int, arguments: argparse.Namespace
+) -> MixtureField:
+    """A field of K experts, trained on samples of the density."""
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    field = MixtureField(num_experts, width_for(parameters, num_experts))
+    generator, size = torch.Generator().manual_seed(seed), arguments.batch_size
+    field = MixtureField(num_experts, width_for(arguments.parameters, num_experts))
     optimizer = torch.optim.Adam(field.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
-    for _ in range(updates):
-        x_1 = density(batch, generator)
-        x_0 = torch.randn(batch, 2, generator=generator)
-        t = sample_timesteps(batch, generator=generator)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, arguments.updates)
+    for _ in range(arguments.updates):
+        x_1 = density(size, generator)
+        x_0 = torch.randn(size, 2, generator=generator)
+        t = sample_timesteps(size, generator=generator)
         velocities, gate = field(linear_path(x_0, x_1, t), t)
-        loss = mixture_nll(target_velocity(x_0, x_1), velocities, gate, std).mean()
+        loss = mixture_nll(target_velocity(x_0, x_1), velocities, gate, arguments.velocity_std).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -117,10 +120,10 @@ def train(density, num_experts: int, parameters: int, seed: int, updates: int, b
 def sample(field: MixtureField, x_0: Tensor, num_steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Trajectories (steps + 1, n, 2) and the expert of each point (n,)."""
     zeros = torch.zeros(len(x_0))
-    experts = select_experts(field(x_0, zeros)[1].exp(), generator=generator)
+    experts = sample_categorical(field(x_0, zeros)[1].exp(), generator=generator)
     rows = torch.arange(len(x_0))
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
+    def velocity(x: Tensor, t: Tensor, index: int) -> Tensor:
         return field(x, t.expand(len(x)))[0][rows, experts]
 
     return solve_ode(velocity, x_0, num_steps, return_trajectory=True), experts
@@ -181,7 +184,8 @@ def plot_errors(path: Path, scores: list[dict]) -> None:
         for k in EXPERTS:
             rows = [s for s in scores if s["density"] == name and s["num_experts"] == k]
             by_step = [torch.tensor([s["sliced_wasserstein"] for s in rows if s["steps"] == n]) for n in STEPS]
-            axis.errorbar(STEPS, [b.mean() for b in by_step], [b.std() for b in by_step], label=f"K = {k}", capsize=2)
+            spread = [b.std() if len(b) > 1 else 0 for b in by_step]
+            axis.errorbar(STEPS, [b.mean() for b in by_step], spread, label=f"K = {k}", capsize=2)
         axis.set(xscale="log", yscale="log", title=name, xlabel="Euler steps", xticks=STEPS, xticklabels=STEPS)
     axes[0].set_ylabel("sliced Wasserstein distance")
     axes[0].legend()
@@ -189,7 +193,58 @@ def plot_errors(path: Path, scores: list[dict]) -> None:
     figure.savefig(path, dpi=90)
 
 
-def main() -> None:
+def score_seed(name: str, num_experts: int, seed: int, arguments: argparse.Namespace) -> tuple[list[dict], tuple]:
+    """
+    Trains a field of K experts and samples from it.
+
+    Returns:
+        A score for each number of steps; and held-out samples, and the trajectories and experts in three steps.
+    """
+    density, n = DENSITIES[name], arguments.samples
+    field = train(density, num_experts, seed, arguments)
+    generator = torch.Generator().manual_seed(1000 + seed)
+    data, x_0 = density(n, generator), torch.randn(n, 2, generator=generator)
+    scores, shown = [], ()
+    for steps in STEPS:
+        states, experts = sample(field, x_0, steps, generator)
+        shown = (states, experts) if steps == 3 else shown
+        scores.append(
+            {
+                "density": name,
+                "num_experts": num_experts,
+                "seed": seed,
+                "steps": steps,
+                "parameters": sum(p.numel() for p in field.parameters()),
+                "sliced_wasserstein": sliced_wasserstein(states[-1], data, generator),
+                "mmd": mmd(states[-1], data),
+                "expert_usage": (torch.bincount(experts, minlength=num_experts) / n).tolist(),
+            }
+        )
+    return scores, (data, shown)
+
+
+def noise_floor(samples: int) -> dict[str, dict[str, float]]:
+    """The errors of a perfect model: between two sets of samples of each density."""
+    floor = {}
+    for name, density in DENSITIES.items():
+        generator = torch.Generator().manual_seed(77)
+        a, b = density(samples, generator), density(samples, generator)
+        floor[name] = {"sliced_wasserstein": sliced_wasserstein(a, b, generator), "mmd": mmd(a, b)}
+    return floor
+
+
+def print_scores(scores: list[dict]) -> None:
+    """A line for each density and K: the mean error at each number of steps."""
+    for name in DENSITIES:
+        print(f"\n{name}: sliced Wasserstein distance, mean over seeds")
+        for k in EXPERTS:
+            rows = [s for s in scores if (s["density"], s["num_experts"]) == (name, k)]
+            by_step = {n: [s["sliced_wasserstein"] for s in rows if s["steps"] == n] for n in STEPS}
+            cells = (f"{n:>2} steps {sum(values) / len(values):.3f}" for n, values in by_step.items())
+            print(f"  K = {k}  {'  '.join(cells)}")
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/moe_fm_2d"))
     parser.add_argument("--updates", type=int, default=2000)
@@ -199,71 +254,33 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=4000)
     arguments = parser.parse_args()
-    for name in ("updates", "batch_size", "parameters", "velocity_std", "seeds", "samples"):
-        if getattr(arguments, name) <= 0:
-            print(f"error: --{name} {getattr(arguments, name)} must be greater than 0", file=sys.stderr)
-            sys.exit(2)
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    check_positive(arguments, "updates", "batch_size", "parameters", "velocity_std", "seeds", "samples")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
     start, scores, panels, held_out = time.perf_counter(), [], {}, {}
     cells = [(name, k, seed) for name in DENSITIES for k in EXPERTS for seed in range(arguments.seeds)]
     for name, k, seed in tqdm(cells):
-        density, n = DENSITIES[name], arguments.samples
-        field = train(
-            density, k, arguments.parameters, seed, arguments.updates, arguments.batch_size, arguments.velocity_std
-        )
-        generator = torch.Generator().manual_seed(1000 + seed)
-        data = held_out.setdefault(name, density(n, generator)) if seed == 0 else density(n, generator)
-        x_0 = torch.randn(n, 2, generator=generator)
-        for steps in STEPS:
-            states, experts = sample(field, x_0, steps, generator)
-            if steps == 3 and seed == 0:
-                panels[name, k] = states, experts
-            scores.append(
-                {
-                    "density": name,
-                    "num_experts": k,
-                    "seed": seed,
-                    "steps": steps,
-                    "parameters": sum(p.numel() for p in field.parameters()),
-                    "sliced_wasserstein": sliced_wasserstein(states[-1], data, generator),
-                    "mmd": mmd(states[-1], data),
-                    "expert_usage": (torch.bincount(experts, minlength=k) / n).tolist(),
-                }
-            )
-    noise_floor = {}
-    for name, density in DENSITIES.items():
-        generator = torch.Generator().manual_seed(77)
-        a, b = density(arguments.samples, generator), density(arguments.samples, generator)
-        noise_floor[name] = {"sliced_wasserstein": sliced_wasserstein(a, b, generator), "mmd": mmd(a, b)}
+        found, (data, shown) = score_seed(name, k, seed, arguments)
+        scores += found
+        if seed == 0:
+            held_out[name], panels[name, k] = data, shown
     report = {
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()},
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "options": {name: value for name, value in vars(arguments).items() if name != "output_dir"},
+        **machine(torch.device("cpu")),
         "minutes": round((time.perf_counter() - start) / 60, 2),
-        "two_sets_of_held_out_samples": noise_floor,
+        "two_sets_of_held_out_samples": noise_floor(arguments.samples),
         "scores": scores,
     }
-    del report["options"]["output_dir"]
-    (arguments.output_dir / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    plot_densities(arguments.output_dir / "densities.png", panels, held_out)
-    plot_trajectories(arguments.output_dir / "trajectories.png", panels)
-    plot_errors(arguments.output_dir / "errors.png", scores)
-    for name in DENSITIES:
-        print(f"\n{name}: sliced Wasserstein distance, mean over {arguments.seeds} seeds")
-        for k in EXPERTS:
-            row = [
-                [
-                    s["sliced_wasserstein"]
-                    for s in scores
-                    if (s["density"], s["num_experts"], s["steps"]) == (name, k, n)
-                ]
-                for n in STEPS
-            ]
-            print(
-                f"  K = {k}  "
-                + "  ".join(f"{n:>2} steps {sum(v) / len(v):.3f}" for n, v in zip(STEPS, row, strict=True))
-            )
+    folder = arguments.output_dir
+    write_report(report, folder / "scores.json")
+    plot_densities(folder / "densities.png", panels, held_out)
+    plot_trajectories(folder / "trajectories.png", panels)
+    plot_errors(folder / "errors.png", scores)
+    print_scores(scores)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -14,7 +14,9 @@ def mentions_every_value(completions: list[str], source: list[str], **columns) -
 
 
 def sentence_bleu(completions: list[str], references: list[list[str]], **columns) -> list[float]:
-    """BLEU-4 of each text against all right answers to its source, smoothed as sacrebleu does by default, from 0 to 1."""
+    """
+    BLEU-4 of each text against all right answers to its source, smoothed as sacrebleu does by default, from 0 to 1.
+    """
     return [
         sacrebleu.sentence_bleu(text, right).score / 100 for text, right in zip(completions, references, strict=True)
     ]

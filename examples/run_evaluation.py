@@ -1,246 +1,321 @@
-"""
-Quality of a YAN on a task: steps, length modes and numbers of candidates, the autoencoder's ceiling, other ways to sample
-(--variants), and baselines. `run_quality_report.py` makes tables of what it writes.
+r"""
+Quality of a YAN on a task: steps, length modes and numbers of candidates, the autoencoder's ceiling, other ways to
+sample (--variants), and baselines. `benchmarks/run_quality_report.py` makes tables of what it writes.
 
-    python examples/run_evaluation.py --model examples/models/yan-e2e --task e2e_nlg --dataset_name ../shared/data/e2e_nlg \
-        --baselines outputs/gpt2-e2e outputs/bart-e2e --output results/quality_e2e.json
+    python examples/run_evaluation.py --model examples/models/yan-e2e --task e2e_nlg \
+        --dataset_name ../shared/data/e2e_nlg --baselines outputs/gpt2-e2e outputs/bart-e2e \
+        --output benchmarks/results/quality_e2e.json
 """
 
 import argparse
-import json
+import functools
 import time
-from datetime import date
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.reports import machine, read_report, write_report
+from modeling_yan.data.tasks import Task, load_rows
+from modeling_yan.data.tokenization import set_truncation_side
 from modeling_yan.evaluation.metrics import bert_f1, diversity, score_texts
-from modeling_yan.evaluation.quality import length_errors, longest_sources, parse_variant, reconstruct, training_report
-from modeling_yan.evaluation.speed import (
-    System,
-    count_tokens,
-    default_device,
-    device_name,
-    measure_side_by_side,
-)
+from modeling_yan.evaluation.quality import length_errors, longest_sources, parse_variant, reconstruct
+from modeling_yan.evaluation.speed import System, count_tokens, default_device, measure_side_by_side
 from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
-from modeling_yan.training.scripts import run_script
-from modeling_yan.training.tasks import Task, group_references, load_splits
-from modeling_yan.training.tokenization import set_truncation_side
+
+COLUMNS = "system|length|steps|priors x lengths|BLEU-4|ROUGE-L|EM|F1|self-BLEU|words|seconds"
 
 
-def measure_speed(systems: dict, tokenizer, sources: list[str], max_source_length: int, max_new_tokens: int) -> dict:
-    """Batch 1, every system writing its own greedy answer."""
-    cut = {"truncation": True, "max_length": max_source_length}
-    device = next(iter(systems.values()))[0].device
-    inputs = [tokenizer(source, return_tensors="pt", **cut).to(device) for source in sources]
+@dataclass
+class Evaluation:
+    """
+    A model, the rows that it answers, and what was measured so far.
 
-    def timed(model, options: dict):
-        def generate(item) -> int:
-            ids = model.generate(**item, max_new_tokens=max_new_tokens, **options)
-            # What an answer begins with is not written: the prompt, or the token that starts a decoder.
-            start = int(model.config.is_encoder_decoder) if is_seq2seq(model) else item["input_ids"].shape[1]
-            return count_tokens(ids[:, start:], tokenizer.pad_token_id, tokenizer.eos_token_id)
+    Args:
+        rows: columns `source`, `target` and `references`.
+        results: a row for each system and setting.
+    """
 
-        return generate
+    arguments: argparse.Namespace
+    task: Task
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    rows: Dataset
+    results: list[dict] = field(default_factory=list)
 
-    return measure_side_by_side([System(name, timed(*pair), inputs) for name, pair in systems.items()])
+    @property
+    def fixed_canvas(self) -> bool:
+        """A model of fixed canvases needs no length, and to give it one would give short answers away."""
+        return self.model.generation_config.length_mode == "canvas"
+
+    @property
+    def longest(self) -> int:
+        """Tokens that an answer of the model may have."""
+        return self.model.generation_config.max_new_tokens if self.fixed_canvas else self.task.max_target_length
+
+    @functools.cached_property
+    def oracle_lengths(self) -> list[int]:
+        """Tokens of each row's first reference, EOS included."""
+        cut = {"truncation": True, "max_length": self.task.max_target_length}
+        return [len(ids) for ids in self.tokenizer(list(self.rows["target"]), **cut)["input_ids"]]
+
+    def answers(self, model: PreTrainedModel, rows: Dataset | None = None, **options) -> list[str]:
+        """What a model writes for the rows."""
+        return generate_texts(
+            model,
+            self.tokenizer,
+            (self.rows if rows is None else rows)["source"],
+            batch_size=self.arguments.batch_size,
+            max_source_length=self.task.max_source_length,
+            **options,
+        )
+
+    def bert_score(self, texts: list[str], references: list[list[str]]) -> dict[str, float]:
+        """`bert_f1`, where an encoder for it was named."""
+        if not self.arguments.bertscore_model:
+            return {}
+        names = (self.arguments.bertscore_model, self.arguments.bertscore_layer)
+        return {"bert_f1": bert_f1(texts, references, *names)}
+
+    def record(self, system: str, write: Callable[[], list[str]], **setting) -> None:
+        """Times what a system writes for all rows, and scores it."""
+        start = time.perf_counter()
+        texts = write()
+        seconds = time.perf_counter() - start
+        references = self.rows["references"]
+        self.results.append(
+            {
+                "system": system,
+                **setting,
+                **score_texts(texts, references, num_bootstrap=self.arguments.bootstrap),
+                **diversity(texts),
+                **self.bert_score(texts, references),
+                "mean_words": sum(len(text.split()) for text in texts) / len(texts),
+                "seconds": round(seconds, 2),
+            }
+        )
+
+    def try_everything(self, variants: dict[str, dict]) -> None:
+        """Answers one row in every way, so that what is refused is not found out after everything else was measured."""
+        first = self.rows.select([0])
+        self.bert_score(first["target"], first["references"])
+        for options in variants.values():
+            self.answers(self.model, first, max_new_tokens=self.longest, **options)
+
+    def measure_reconstruction(self) -> None:
+        """The autoencoder alone: what it loses, no flow can write."""
+        sizes = {"max_length": self.task.max_target_length, "batch_size": self.arguments.batch_size}
+        write = lambda: reconstruct(self.model, self.tokenizer, self.rows["target"], **sizes)  # noqa: E731
+        self.record("autoencoder of the first reference", write)
+
+    def measure_baseline(self, folder: str) -> None:
+        """A baseline; masked diffusion at the few evaluations that YAN takes, and at as many as tokens."""
+        baseline, longest = load_text_model(folder).to(self.model.device), self.task.max_target_length
+        options = {"max_new_tokens": longest, "eos_token_id": self.tokenizer.eos_token_id}
+        steps: list[dict] = [{}]
+        if getattr(baseline.config, "masked_diffusion", False):
+            steps = [{"num_inference_steps": n} for n in (*self.arguments.diffusion_steps, longest)]
+        for step in steps:
+            write = lambda step=step: self.answers(baseline, **options, **step)  # noqa: E731
+            self.record(Path(folder).name, write, parameters=baseline.num_parameters(), **step)
+
+    def settings(self, variants: dict[str, dict]) -> list[dict]:
+        """What the model is measured at: every combination of steps, lengths and candidates, and the variants."""
+        arguments = self.arguments
+        found = [
+            {"length": length, "num_inference_steps": steps, "num_candidates": priors, "num_length_candidates": lengths}
+            for length in (("canvas",) if self.fixed_canvas else ("predicted", "oracle"))
+            for priors in arguments.candidates
+            for lengths in (arguments.length_candidates if length == "predicted" else [1])
+            for steps in arguments.steps
+        ]
+        usual = {
+            "length": "canvas" if self.fixed_canvas else "predicted",
+            "num_inference_steps": 3,
+            "num_candidates": arguments.candidates[0],
+            "num_length_candidates": arguments.length_candidates[0],
+        }
+        return found + [{**usual, **options, "variant": text} for text, options in variants.items()]
+
+    def measure_model(self, setting: dict) -> None:
+        """The model at one setting of `settings`."""
+        options = {name: value for name, value in setting.items() if name not in ("length", "variant")}
+
+        def write() -> list[str]:
+            return self.answers(
+                self.model,
+                max_new_tokens=self.longest,
+                target_lengths=self.oracle_lengths if setting["length"] == "oracle" else None,
+                generator=torch.Generator().manual_seed(self.arguments.seed),
+                **options,
+            )
+
+        self.record("YAN", write, **setting)
+
+    def measure_speed(self) -> dict[str, dict]:
+        """
+        Latency at batch size 1, every system writing its own greedy answer; nothing where no rows are to be timed.
+        """
+        arguments, tokenizer, model = self.arguments, self.tokenizer, self.model
+        if not arguments.speed_rows:
+            return {}
+        cut = {"truncation": True, "max_length": self.task.max_source_length, "return_tensors": "pt"}
+        sources = self.rows["source"][: arguments.speed_rows]
+        inputs = [tokenizer(source, **cut).to(model.device) for source in sources]
+
+        def timed(model: PreTrainedModel, options: dict) -> Callable[[dict], int]:
+            def write(item: dict) -> int:
+                ids = model.generate(**item, max_new_tokens=self.longest, **options)
+                # What an answer begins with is not written: the prompt, or the token that starts a decoder.
+                start = int(model.config.is_encoder_decoder) if is_seq2seq(model) else item["input_ids"].shape[1]
+                return count_tokens(ids[:, start:], tokenizer.pad_token_id, tokenizer.eos_token_id)
+
+            return write
+
+        systems = []
+        for priors in sorted({1, max(arguments.candidates)}):
+            for lengths in sorted({1} if self.fixed_canvas else {1, max(arguments.length_candidates)}):
+                options = {"num_candidates": priors, "num_length_candidates": lengths}
+                options["generator"] = torch.Generator().manual_seed(0)
+                systems.append(System(f"YAN {priors} x {lengths}", timed(model, options), inputs))
+        for folder in arguments.baselines:
+            baseline = load_text_model(folder).to(model.device)
+            systems.append(System(Path(folder).name, timed(baseline, {"do_sample": False}), inputs))
+        return measure_side_by_side(systems)
+
+    def report(self, speed: dict[str, dict]) -> dict:
+        """All that was measured, and how."""
+        arguments = self.arguments
+        sizes = {"batch_size": arguments.batch_size, "max_source_length": self.task.max_source_length}
+        folders = (arguments.model, *arguments.baselines)
+        return {
+            "training": {Path(folder).name: read_report(folder) for folder in folders},
+            "length_head": length_errors(self.model, self.tokenizer, self.rows["source"], self.oracle_lengths, **sizes),
+            "task": self.task.name,
+            "metric": self.task.metric,
+            "split": arguments.split,
+            "rows": len(self.rows),
+            "longest_rows": arguments.longest_rows,
+            "seed": arguments.seed,
+            "parameters": self.model.num_parameters(),
+            **machine(self.model.device),
+            "dtype": str(self.model.dtype),
+            "batch_size": arguments.batch_size,
+            "quality": self.results,
+            "speed_batch_1": speed,
+        }
 
 
-def main() -> None:
+def check_baselines(folders: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    Raises:
+        ValueError: for a baseline whose vocabulary is not the tokenizer's.
+    """
+    for folder in folders:
+        vocabulary = AutoConfig.from_pretrained(folder, trust_remote_code=True).vocab_size
+        if vocabulary != len(tokenizer):
+            raise ValueError(
+                f"--baselines {folder} has {vocabulary} token ids, the model's tokenizer {len(tokenizer)}: it was "
+                "trained with another tokenizer"
+            )
+
+
+def prepare(arguments: argparse.Namespace) -> Evaluation:
+    """Loads what is measured, and what it is measured on."""
+    task = Task.load(arguments.task).with_lengths(arguments.max_source_length, arguments.max_target_length)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
+    check_baselines(arguments.baselines, tokenizer)
+    set_truncation_side(tokenizer, task.truncation_side)
+    sizes = {"mask_token": tokenizer.mask_token, "max_rows": arguments.max_rows}
+    rows = load_rows(arguments.dataset_name, task, arguments.split, **sizes)
+    if arguments.longest_rows is not None:
+        rows = longest_sources(rows, tokenizer, arguments.longest_rows)
+    model = load_text_model(arguments.model, dtype=torch.float32).to(default_device())
+    return Evaluation(arguments, task, model, tokenizer, rows)
+
+
+def make_table(results: list[dict]) -> Table:
+    table = Table(*COLUMNS.split("|"))
+    for row in results:
+        table.add_row(
+            row["system"],
+            row.get("variant", row.get("length", "")),
+            str(row.get("num_inference_steps", "")),
+            f"{row.get('num_candidates', '')} x {row.get('num_length_candidates', '')}",
+            *(f"{row[name]:.1f}" for name in ("bleu", "rougeL", "exact_match", "f1", "self_bleu")),
+            f"{row['mean_words']:.1f}",
+            f"{row['seconds']:.1f}",
+        )
+    return table
+
+
+def make_speed_table(speed: dict[str, dict]) -> Table:
+    table = Table("system, batch size 1", "median ms", "tokens per second")
+    for name, summary in speed.items():
+        table.add_row(name, f"{summary['latency_ms']['median']:.1f}", f"{summary['tokens_per_second']:.0f}")
+    return table
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--task", required=True)
-    parser.add_argument("--dataset_name", required=True)
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 8])
-    parser.add_argument("--candidates", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--length_candidates", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--baselines", nargs="*", default=[])
-    parser.add_argument("--max_source_length", type=int, default=None, help="tokens of a source, instead of the task's")
-    parser.add_argument(
-        "--max_target_length", type=int, default=None, help="tokens of an answer, instead of the task's"
-    )
-    parser.add_argument("--max_rows", type=int, default=None)
-    parser.add_argument(
-        "--longest_rows", type=int, default=None, help="score only so many sources, those with the most tokens"
-    )
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--speed_rows", type=int, default=30, help="rows to time each system on, one by one; 0 for none"
-    )
-    parser.add_argument(
-        "--diffusion_steps", type=int, nargs="*", default=[3], help="of masked diffusion; length is added"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", required=True, help="a YAN folder or Hub name")
+    add("--task", required=True, help="name in configuration/tasks, or a YAML file")
+    add("--dataset_name", required=True, help="Hub name, local folder or file")
+    add("--split", default="test")
+    add("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 8])
+    add("--candidates", type=int, nargs="+", default=[1, 8], help="numbers of priors")
+    add("--length_candidates", type=int, nargs="+", default=[1, 5], help="numbers of lengths")
+    add("--baselines", nargs="*", default=[], help="folders or Hub names of models with the same tokenizer")
+    add("--max_source_length", type=int, help="tokens of a source, instead of the task's")
+    add("--max_target_length", type=int, help="tokens of an answer, instead of the task's")
+    add("--max_rows", type=int, help="the first rows only")
+    add("--longest_rows", type=int, help="score only so many sources, those with the most tokens")
+    add("--batch_size", type=int, default=32)
+    add("--seed", type=int, default=0)
+    add("--speed_rows", type=int, default=30, help="rows to time each system on, one by one; 0 for none")
+    add("--diffusion_steps", type=int, nargs="*", default=[3], help="of masked diffusion; length is added")
+    add(
         "--variants",
         nargs="*",
         default=[],
         help="other options of generate(), such as time_shift=2,expert_selection=argmax",
     )
-    parser.add_argument(
-        "--bertscore_model", default=None, help="encoder for BERTScore, Hub name or folder; left out by default"
-    )
-    parser.add_argument(
-        "--bertscore_layer", type=int, default=None, help="for an encoder that bert-score does not know"
-    )
-    parser.add_argument("--bootstrap", type=int, default=1000, help="resamplings behind the 95 %% intervals")
-    parser.add_argument("--output", type=Path, required=True)
+    add("--bertscore_model", help="encoder for BERTScore, Hub name or folder; left out by default")
+    add("--bertscore_layer", type=int, help="for an encoder that bert-score does not know")
+    add("--bootstrap", type=int, default=1000, help="resamplings behind the 95 %% intervals")
+    add("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    numbers = ("steps", "candidates", "length_candidates", "max_source_length", "max_target_length", "max_rows")
+    check_positive(arguments, *numbers, "batch_size", "diffusion_steps")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-    device = default_device()
     variants = {text: parse_variant(text) for text in arguments.variants}
-    task = Task.load(arguments.task).with_lengths(arguments.max_source_length, arguments.max_target_length)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
-    model = load_text_model(arguments.model, dtype=torch.float32).to(device)
+    evaluation = prepare(arguments)
+    evaluation.try_everything(variants)
+    evaluation.measure_reconstruction()
     for folder in arguments.baselines:
-        vocabulary = AutoConfig.from_pretrained(folder, trust_remote_code=True).vocab_size
-        if vocabulary != len(tokenizer):
-            raise ValueError(
-                f"--baselines {folder} has {vocabulary} token ids, the model's tokenizer {len(tokenizer)}: it was trained with "
-                "another tokenizer"
-            )
-    set_truncation_side(tokenizer, task.truncation_side)
-    splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
-    if arguments.split not in splits:
-        raise ValueError(f"--split {arguments.split} is not in {arguments.dataset_name}; it has {sorted(splits)}")
-    rows = group_references(splits[arguments.split])
-    rows = rows.select(range(min(arguments.max_rows or len(rows), len(rows))))
-    if arguments.longest_rows is not None:
-        rows = longest_sources(rows, tokenizer, arguments.longest_rows)
-    references = rows["references"]
-    # The oracle knows the length of the first reference, in tokens with EOS.
-    oracle = [
-        len(ids)
-        for ids in tokenizer(list(rows["target"]), truncation=True, max_length=task.max_target_length)["input_ids"]
-    ]
-    sizes = {"batch_size": arguments.batch_size, "max_source_length": task.max_source_length}
-    # A model of fixed canvases needs no length, and to give it one would give short answers away.
-    canvas = model.generation_config.length_mode == "canvas"
-    longest = model.generation_config.max_new_tokens if canvas else task.max_target_length
-    # What is refused must not be found out after everything else was measured.
-    if arguments.bertscore_model:
-        bert_f1(rows["target"][:1], references[:1], arguments.bertscore_model, arguments.bertscore_layer)
-    for options in variants.values():
-        generate_texts(model, tokenizer, rows["source"][:1], **sizes, max_new_tokens=longest, **options)
+        evaluation.measure_baseline(folder)
+    for setting in evaluation.settings(variants):
+        evaluation.measure_model(setting)
+    speed = evaluation.measure_speed()
+    write_report(evaluation.report(speed), arguments.output)
     console = Console()
-    columns = "system|length|steps|priors x lengths|BLEU-4|ROUGE-L|EM|F1|self-BLEU|words|seconds"
-    table = Table(*columns.split("|"))
-    results = []
-
-    def record(name: str, texts: list[str], seconds: float, **setting) -> None:
-        words = sum(len(text.split()) for text in texts) / len(texts)
-        scores = score_texts(texts, references, num_bootstrap=arguments.bootstrap) | diversity(texts)
-        if arguments.bertscore_model:
-            scores["bert_f1"] = bert_f1(texts, references, arguments.bertscore_model, arguments.bertscore_layer)
-        results.append({"system": name, **setting, **scores, "mean_words": words, "seconds": round(seconds, 2)})
-        table.add_row(
-            name,
-            setting.get("variant", setting.get("length", "")),
-            str(setting.get("num_inference_steps", "")),
-            f"{setting.get('num_candidates', '')} x {setting.get('num_length_candidates', '')}",
-            *(f"{scores[name]:.1f}" for name in ("bleu", "rougeL", "exact_match", "f1", "self_bleu")),
-            f"{words:.1f}",
-            f"{seconds:.1f}",
-        )
-
-    texts = reconstruct(
-        model, tokenizer, rows["target"], max_length=task.max_target_length, batch_size=arguments.batch_size
-    )
-    record("autoencoder of the first reference", texts, 0.0)
-    for folder in arguments.baselines:
-        baseline = load_text_model(folder).to(device)
-        # Masked diffusion: the few evaluations that YAN takes, and as many as tokens.
-        diffusion = getattr(baseline.config, "masked_diffusion", False)
-        steps = [*arguments.diffusion_steps, task.max_target_length] if diffusion else [None]
-        for number in steps:
-            start = time.perf_counter()
-            texts = generate_texts(
-                baseline,
-                tokenizer,
-                rows["source"],
-                **sizes,
-                max_new_tokens=task.max_target_length,
-                eos_token_id=tokenizer.eos_token_id,
-                **({} if number is None else {"num_inference_steps": number}),
-            )
-            seconds = time.perf_counter() - start
-            setting = {"parameters": baseline.num_parameters()}
-            record(Path(folder).name, texts, seconds, **setting, **({"num_inference_steps": number} if number else {}))
-    settings = [
-        {"length": length, "num_inference_steps": steps, "num_candidates": candidates, "num_length_candidates": lengths}
-        for length in (("canvas",) if canvas else ("predicted", "oracle"))
-        for candidates in arguments.candidates
-        for lengths in (arguments.length_candidates if length == "predicted" else [1])
-        for steps in arguments.steps
-    ]
-    usual = {"length": "canvas" if canvas else "predicted", "num_inference_steps": 3}
-    usual |= {"num_candidates": arguments.candidates[0], "num_length_candidates": arguments.length_candidates[0]}
-    settings += [{**usual, **options, "variant": text} for text, options in variants.items()]
-    for setting in settings:
-        start = time.perf_counter()
-        texts = generate_texts(
-            model,
-            tokenizer,
-            rows["source"],
-            **sizes,
-            max_new_tokens=longest,
-            target_lengths=oracle if setting["length"] == "oracle" else None,
-            generator=torch.Generator().manual_seed(arguments.seed),
-            **{k: v for k, v in setting.items() if k not in ("length", "variant")},
-        )
-        record("YAN", texts, time.perf_counter() - start, **setting)
-
-    systems = {
-        f"YAN {c} x {n}": (
-            model,
-            {"num_candidates": c, "num_length_candidates": n, "generator": torch.Generator().manual_seed(0)},
-        )
-        for c in {1, max(arguments.candidates)}
-        for n in ({1} if canvas else {1, max(arguments.length_candidates)})
-    }
-    systems |= {
-        Path(folder).name: (load_text_model(folder).to(device), {"do_sample": False}) for folder in arguments.baselines
-    }
-    speed = {}
-    if arguments.speed_rows:
-        speed = measure_speed(
-            systems, tokenizer, rows["source"][: arguments.speed_rows], sizes["max_source_length"], longest
-        )
-    report = {
-        "training": {Path(folder).name: training_report(folder) for folder in (arguments.model, *arguments.baselines)},
-        "length_head": length_errors(model, tokenizer, rows["source"], oracle, **sizes),
-        "date": date.today().isoformat(),
-        "task": task.name,
-        "metric": task.metric,
-        "split": arguments.split,
-        "rows": len(rows),
-        "longest_rows": arguments.longest_rows,
-        "seed": arguments.seed,
-        "parameters": model.num_parameters(),
-        "torch": torch.__version__,
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "dtype": str(model.dtype),
-        "batch_size": arguments.batch_size,
-        "quality": results,
-        "speed_batch_1": speed,
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    console.print(table)
+    console.print(make_table(evaluation.results))
     if speed:
-        fast = Table("system, batch 1", "median ms", "tokens per second")
-        for name, summary in speed.items():
-            fast.add_row(name, f"{summary['latency_ms']['median']:.1f}", f"{summary['tokens_per_second']:.0f}")
-        console.print(fast)
+        console.print(make_speed_table(speed))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""
+r"""
 Writes with the ONNX graphs of `conversion/export_yan.py`: numpy, onnxruntime and tokenizers are all this file needs.
 
+    python conversion/export_yan.py --model examples/models/yan-e2e --output_dir outputs/onnx
     python examples/run_onnx.py --model outputs/onnx "name[Aromi], eatType[coffee shop], area[city centre]"
 """
 
@@ -22,6 +23,9 @@ class OnnxYan:
     Args:
         folder: what `export_yan.py` wrote.
         providers: onnxruntime's execution providers; the CPU's by default.
+
+    Raises:
+        ValueError: for a folder that is no export to ONNX.
     """
 
     def __init__(self, folder: str | Path, providers: tuple[str, ...] = ("CPUExecutionProvider",)):
@@ -38,9 +42,6 @@ class OnnxYan:
             for name in ("encoder", "step", "decoder")
         }
 
-    def _run(self, name: str, **inputs) -> list[np.ndarray]:
-        return self._graphs[name].run(None, inputs)
-
     def generate(
         self,
         input_ids: np.ndarray,
@@ -56,63 +57,44 @@ class OnnxYan:
         """
         The model's `generate(expert_selection="argmax")`: the same tokens for the same `prior_noise`.
 
+        1. Encode the sources.
+        2. Decide the canvas lengths, and draw the prior.
+        3. Solve the ODE from noise to latents.
+        4. Decode, keep the best candidate, cut after EOS and pad.
+
         Args:
             input_ids, attention_mask: sources (B, Lx), padded on either side.
             num_inference_steps, num_length_candidates: the model's own by default.
             target_lengths: (B,), instead of predicted ones.
+            max_new_tokens: longest answer; the model's own limit by default.
             prior_noise: (B, at least the canvas length, d); drawn from `seed` by default.
 
         Returns:
             ids (B, L), cut after EOS and padded.
         """
-        steps = num_inference_steps or self.settings["num_inference_steps"]
-        candidates = num_length_candidates or self.settings["num_length_candidates"]
-        longest = min(max_new_tokens or self.settings["max_length"], self.settings["max_length"])
-        most = longest
-        if prior_noise is not None:
-            longest = min(longest, max(int(prior_noise.shape[1] / self.settings["canvas_ratio"]), 1))
+        settings = self.settings
+        longest = min(max_new_tokens or settings["max_length"], settings["max_length"])
         mask = np.ones_like(input_ids) if attention_mask is None else attention_mask.astype(np.int64)
-        rows = len(input_ids)
+        # 1.
         states, *length_logits = self._run("encoder", input_ids=input_ids.astype(np.int64), attention_mask=mask)
-        if target_lengths is not None:
-            lengths = np.broadcast_to(np.asarray(target_lengths), (rows,))[:, None]
-        elif length_logits:
-            lengths = np.argsort(-length_logits[0][:, :longest], axis=1, kind="stable")[:, :candidates] + 1
-        else:
-            lengths = np.full((rows, 1), longest)
-        positions = self.settings["max_length"] if prior_noise is None else prior_noise.shape[1]
-        lengths = np.minimum(np.ceil(lengths * self.settings["canvas_ratio"]).astype(int), positions)
-        candidates, canvas = lengths.shape[1], int(lengths.max())
-        width = self.settings["hidden_size"]
+        # 2.
+        candidates = num_length_candidates or settings["num_length_candidates"]
+        room = None if prior_noise is None else prior_noise.shape[1]
+        lengths = self._canvas_lengths(len(mask), length_logits, target_lengths, longest, candidates, room)
+        rows, candidates = lengths.shape
+        canvas_mask = (np.arange(lengths.max()) < lengths.reshape(-1, 1)).astype(np.int64)
         if prior_noise is None:
-            noise = np.random.default_rng(seed).standard_normal((rows, canvas, width), dtype=np.float32)
-            prior_noise = self.settings["prior_std"] * noise
-        x = np.repeat(prior_noise[:, :canvas].astype(np.float32), candidates, axis=0)
-        canvas_mask = (np.arange(canvas) < lengths.reshape(-1, 1)).astype(np.int64)
-        source = {
-            "states": np.repeat(states, candidates, axis=0),
-            "attention_mask": np.repeat(mask, candidates, axis=0),
-        }
-        times = np.linspace(0, 1, steps + 1, dtype=np.float32)
-        experts = None
-        for now, then in itertools.pairwise(times):
-            t = np.full(len(x), now, dtype=np.float32)
-            velocities, gate = self._run("step", x_t=x, t=t, canvas_mask=canvas_mask, **source)
-            if experts is None:
-                # Drawn once, from the gate at t = 0.
-                experts = gate.argmax(-1)[..., None, None]
-            x = x + (then - now) * np.take_along_axis(velocities, experts, axis=2).squeeze(2)
-        ids, scores = self._run("decoder", latents=x, canvas_mask=canvas_mask)
-        best = scores.reshape(rows, candidates).argmax(1)
-        ids = ids.reshape(rows, candidates, canvas)[np.arange(rows), best]
-        ends = np.isin(ids, self.settings["eos_token_ids"])
-        first_end = np.where(ends.any(1), ends.argmax(1) + 1, canvas)
-        cut = np.minimum(first_end, lengths[np.arange(rows), best])
-        if self.settings["canvas_ratio"] > 1:
-            # A canvas with room for blanks may hold more tokens than were asked for.
-            cut = np.minimum(cut, most)
-        ids = np.where(np.arange(canvas) < cut[:, None], ids, self.settings["pad_token_id"])
-        return ids[:, : cut.max()]
+            shape = (rows, lengths.max(), settings["hidden_size"])
+            prior_noise = settings["prior_std"] * np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+        x_0 = np.repeat(prior_noise[:, : lengths.max()].astype(np.float32), candidates, axis=0)
+        # 3.
+        source = {"states": np.repeat(states, candidates, 0), "attention_mask": np.repeat(mask, candidates, 0)}
+        steps = num_inference_steps or settings["num_inference_steps"]
+        latents = self._solve(x_0, steps, canvas_mask=canvas_mask, **source)
+        # 4.
+        ids, scores = self._run("decoder", latents=latents, canvas_mask=canvas_mask)
+        best = np.arange(rows) * candidates + scores.reshape(rows, candidates).argmax(1)
+        return self._finish(ids[best], lengths.reshape(-1)[best], longest)
 
     def write(self, texts: list[str], **options) -> list[str]:
         """Answers to texts; options as those of `generate`."""
@@ -120,6 +102,43 @@ class OnnxYan:
         encoded = self.tokenizer.encode_batch(texts)
         ids, mask = (np.array([getattr(row, name) for row in encoded]) for name in ("ids", "attention_mask"))
         return [self.tokenizer.decode(row).strip() for row in self.generate(ids, mask, **options).tolist()]
+
+    def _run(self, name: str, **inputs) -> list[np.ndarray]:
+        return self._graphs[name].run(None, inputs)
+
+    def _canvas_lengths(self, rows: int, logits, target_lengths, longest: int, candidates: int, room) -> np.ndarray:
+        """Positions (B, candidates) for texts of at most `longest` tokens, at most `room` where noise is given."""
+        ratio = self.settings["canvas_ratio"]
+        if room is not None:
+            longest = min(longest, max(int(room / ratio), 1))
+        if target_lengths is not None:
+            lengths = np.broadcast_to(np.asarray(target_lengths), (rows,))[:, None]
+        elif logits:
+            lengths = np.argsort(-logits[0][:, :longest], axis=1, kind="stable")[:, :candidates] + 1
+        else:
+            lengths = np.full((rows, 1), longest)
+        return np.minimum(np.ceil(lengths * ratio).astype(int), room or self.settings["max_length"])
+
+    def _solve(self, x: np.ndarray, steps: int, **condition) -> np.ndarray:
+        """Euler steps of each position's expert, which is chosen once, from the gate at t = 0: states (N, L, d)."""
+        experts = None
+        for now, then in itertools.pairwise(np.linspace(0, 1, steps + 1, dtype=np.float32)):
+            t = np.full(len(x), now, dtype=np.float32)
+            velocities, gate = self._run("step", x_t=x, t=t, **condition)
+            if experts is None:
+                experts = gate.argmax(-1)[..., None, None]
+            x = x + (then - now) * np.take_along_axis(velocities, experts, axis=2).squeeze(2)
+        return x
+
+    def _finish(self, ids: np.ndarray, lengths: np.ndarray, longest: int) -> np.ndarray:
+        """Ids (B, L) cut after EOS and at the ends of their canvases (B,), padded."""
+        positions = np.arange(ids.shape[1])
+        ends = np.isin(ids, self.settings["eos_token_ids"])
+        cut = np.minimum(np.where(ends.any(1), ends.argmax(1) + 1, ids.shape[1]), lengths)
+        if self.settings["canvas_ratio"] > 1:
+            # A canvas with blanks may hold more tokens than were asked for.
+            cut = np.minimum(cut, longest)
+        return np.where(positions < cut[:, None], ids, self.settings["pad_token_id"])[:, : cut.max()]
 
 
 def main() -> None:

@@ -8,10 +8,9 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    pipelines,
 )
 
-from modeling_yan.configuration_yan import YanConfig
+from modeling_yan.configuration_yan import YanConfig, YanTrainingConfig
 from modeling_yan.generation_yan import YanGenerateOutput
 from modeling_yan.modeling_yan import (
     YanForConditionalGeneration,
@@ -23,23 +22,14 @@ from modeling_yan.modeling_yan import (
 )
 from modeling_yan.pipeline_yan import YanTextGenerationPipeline
 
+# A folder of a YAN then loads through the Auto classes without remote code.
 AutoConfig.register("yan", YanConfig, exist_ok=True)
-for _auto, _model in (
-    (AutoModel, YanModel),
-    (AutoModelForMaskedLM, YanForMaskedLM),
-    (AutoModelForSeq2SeqLM, YanForConditionalGeneration),
-    (AutoModelForSequenceClassification, YanForSequenceClassification),
-    (AutoModelForTokenClassification, YanForTokenClassification),
-    (AutoModelForQuestionAnswering, YanForQuestionAnswering),
-):
-    _auto.register(YanConfig, _model, exist_ok=True)
-
-# transformers 5 removed this task's name; a registered one answers again, without remote code.
-getattr(pipelines, "REMOVED_TASKS", {}).pop("text2text-generation", None)
-pipelines.PIPELINE_REGISTRY.register_pipeline(
-    "text2text-generation", YanTextGenerationPipeline, pt_model=AutoModelForSeq2SeqLM, type="text"
-)
-YanConfig.registered_pipelines = ("text2text-generation",)
+AutoModel.register(YanConfig, YanModel, exist_ok=True)
+AutoModelForMaskedLM.register(YanConfig, YanForMaskedLM, exist_ok=True)
+AutoModelForSeq2SeqLM.register(YanConfig, YanForConditionalGeneration, exist_ok=True)
+AutoModelForSequenceClassification.register(YanConfig, YanForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(YanConfig, YanForTokenClassification, exist_ok=True)
+AutoModelForQuestionAnswering.register(YanConfig, YanForQuestionAnswering, exist_ok=True)
 
 __all__ = [
     "YanConfig",
@@ -51,4 +41,5 @@ __all__ = [
     "YanGenerateOutput",
     "YanModel",
     "YanTextGenerationPipeline",
+    "YanTrainingConfig",
 ]

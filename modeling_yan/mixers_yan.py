@@ -8,7 +8,7 @@ from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .configuration_yan import YanConfig
+from .configuration_yan import CONV_ATTENTION_SIZE, YanConfig
 from .selective_scan_yan import IMPLEMENTATIONS, causal_convolution, choose_scan, depthwise_convolution
 
 
@@ -22,7 +22,9 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain softmax attention, the reference of the fused ones: (B, heads, L, head size) -> (B, L, heads, head size)."""
+    """
+    Plain softmax attention, the reference of the fused ones: (B, heads, L, head size) -> (B, L, heads, head size).
+    """
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -78,13 +80,16 @@ class YanAttention(nn.Module):
 
 
 class YanNearIdentity(nn.Linear):
-    """A square projection. A class of its own because it starts near the identity (`YanPreTrainedModel._init_weights`)."""
+    """
+    A square projection. A class of its own because it starts near the identity (`YanPreTrainedModel._init_weights`).
+    """
 
 
 class YanCrossAttention(YanAttention):
     """
-    Attention to the source that copies before it has learned anything: with all four projections near the identity a position looks at the
-    source tokens that share its place in the position table, and takes over what it finds (mimetic initialisation, arXiv 2305.09828).
+    Attention to the source that copies before it has learned anything: with all four projections near the identity a
+    position looks at the source tokens that share its place in the position table, and takes over what it finds
+    (mimetic initialisation, arXiv 2305.09828).
     """
 
     def __init__(self, config: YanConfig):
@@ -96,13 +101,14 @@ class YanCrossAttention(YanAttention):
 
 class YanConvAttention(YanAttention):
     """
-    Self-attention behind a depthwise convolution over the neighbours on both sides, `x + conv(x)`: nearness, which attention
-    alone must read off the position table, costs a few multiplications per channel. Padding is masked before the convolution.
+    Self-attention behind a depthwise convolution over the neighbours on both sides, `x + conv(x)`: nearness, which
+    attention alone must read off the position table, costs a few multiplications per channel. Padding is masked before
+    the convolution.
     """
 
     def __init__(self, config: YanConfig):
         super().__init__(config)
-        size = config.attention_conv_size
+        size = CONV_ATTENTION_SIZE
         self.conv1d = nn.Conv1d(
             config.hidden_size, config.hidden_size, size, padding=size // 2, groups=config.hidden_size
         )

@@ -3,9 +3,9 @@ The selective scan of Mamba (arXiv 2312.00752, equations 2a and 2b with the simp
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        y_t = C_t h_t
 
-All ways take and give the same: `u`, `delta` (B, L, G, D), `A` (G, D, N), `B`, `C` (B, L, G, N) -> y (B, L, G, D) in float32.
-G groups are independent scans side by side (the two directions of a bidirectional mixer), D channels, N states each.
-States are float32 whatever the dtype of the inputs.
+All ways take and give the same: `u`, `delta` (B, L, G, D), `A` (G, D, N), `B`, `C` (B, L, G, N) -> y (B, L, G, D) in
+float32. G groups are independent scans side by side (the two directions of a bidirectional mixer), D channels, N states
+each. States are float32 whatever the dtype of the inputs.
 """
 
 import functools
@@ -170,9 +170,10 @@ def doubling_scan(
     u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor
 ) -> torch.Tensor:
     """
-    The scan as a prefix sum: after round k every state has seen the 2^k inputs up to its own (Hillis and Steele, 1986). A few
-    large operations and no loop over time, so that a compiler sees little; log2(L) times the arithmetic, all states in memory.
-    In an exported graph, whose length is not known, there are as many rounds as for `EXPORTED_LENGTH`.
+    The scan as a prefix sum: after round k every state has seen the 2^k inputs up to its own (Hillis and Steele, 1986).
+    A few large operations and no loop over time, so that a compiler sees little; log2(L) times the arithmetic, all
+    states in memory. In an exported graph, whose length is not known, there are as many rounds as for
+    `EXPORTED_LENGTH`.
     """
     u, delta, A, B, C = (tensor.float() for tensor in (u, delta, A, B, C))
     decay = (delta.unsqueeze(-1) * A).exp()

@@ -1,82 +1,180 @@
-"""Tiny models and inputs. Weights are random and asymmetric; nothing is downloaded."""
+"""Fixtures of all tests. Weights are random and asymmetric, fresh memory holds NaN, nothing is downloaded."""
 
 import os
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Before torch is imported, here and in the scripts that tests start: workers are as many as cores.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch is imported, here and in the processes that tests start: tiny models gain nothing from more threads, and
+# `make test` has as many workers as there are cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Data sets of tests are read into a folder that goes when the tests end.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="yan-tests-")
+
+import functools
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import set_seed
 
-from modeling_yan import YanConfig, YanForConditionalGeneration
+from modeling_yan import YanForConditionalGeneration
 
-VOCAB_SIZE = 53
+from .helpers import (
+    E2E_DATA,
+    ON_CPU,
+    VOCAB_SIZE,
+    WITH_BLANKS,
+    Stranger,
+    copies,
+    fingerprint,
+    no_traces,
+    ran,
+    randomize,
+    source_batch,
+    tiny_config,
+    tiny_model,
+)
 
-
-def tiny_config(**overrides) -> YanConfig:
-    options = {
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": 16,
-        "num_attention_heads": 2,
-        "intermediate_size": 24,
-        "max_position_embeddings": 32,
-        "encoder_layers": 2,
-        "flow_layers": 3,
-        "decoder_layers": 1,
-        "cross_attention_layers": [0, 2],
-        "num_experts": 3,
-        "gate_hidden_size": 20,
-        "hidden_dropout_prob": 0.0,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "mask_token_id": 3,
-    }
-    return YanConfig(**{**options, **overrides})
+__all__ = ["VOCAB_SIZE", "randomize", "source_batch", "tiny_config", "tiny_model"]
 
 
-def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Gives every parameter, biases and norms included, values that no symmetry hides behind."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+def pytest_sessionfinish():
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
+# Session models, each with the fingerprint that it must keep.
+_shared: list[tuple[torch.nn.Module, str]] = []
+
+
+def _share(model: YanForConditionalGeneration) -> YanForConditionalGeneration:
+    _shared.append((model, fingerprint(model)))
     return model
-
-
-def tiny_model(model_class=YanForConditionalGeneration, seed: int = 0, **overrides):
-    torch.manual_seed(seed)
-    return randomize(model_class(tiny_config(**overrides)), seed).eval()
-
-
-def source_batch(lengths=(7, 4, 5), seed: int = 0, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids (B, max length) and mask, padded on one side."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, length in enumerate(lengths):
-        place = slice(0, length) if side == "right" else slice(ids.shape[1] - length, None)
-        ids[row, place] = torch.randint(4, VOCAB_SIZE, (length,), generator=generator)
-        mask[row, place] = 1
-    return ids, mask
 
 
 @pytest.fixture(scope="session")
 def model() -> YanForConditionalGeneration:
-    return tiny_model()
+    return _share(tiny_model())
 
 
 @pytest.fixture(
     scope="session",
-    params=[
-        {},
-        {"end_positions": True},
-        {"end_positions": True, "canvas_ratio": 2.0, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0},
-    ],
+    params=[{}, {"reverse_positions": True}, {"reverse_positions": True, **WITH_BLANKS}],
     ids=["from_the_beginning", "from_both_ends", "room_for_blanks"],
 )
 def model_of_positions(request) -> YanForConditionalGeneration:
-    return tiny_model(**request.param)
+    return _share(tiny_model(**request.param))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session_models_are_left_alone():
+    yield
+    for model, before in _shared:
+        assert fingerprint(model) == before, "a test of this file changed a model that all files share"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def memory_holds_nan():
+    """What `torch.empty` and its like return is NaN, where it would often be the zeros of fresh pages."""
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in [(torch, f"empty{kind}") for kind in ("", "_like", "_strided")] + [
+            (torch.Tensor, f"new_empty{kind}") for kind in ("", "_strided")
+        ]:
+            patch.setattr(owner, name, _poisoned(getattr(owner, name)))
+        yield
+
+
+def _poisoned(allocate):
+    @functools.wraps(allocate)
+    def allocate_nan(*args, **kwargs):
+        memory = allocate(*args, **kwargs)
+        if memory.is_floating_point() and kwargs.get("out") is None:
+            memory.detach().fill_(torch.nan)
+        return memory
+
+    return allocate_nan
+
+
+@pytest.fixture(autouse=True)
+def every_test_begins_alike():
+    """The same seeds whatever ran before, and nothing left for what runs after."""
+    with no_traces():
+        set_seed(0)
+        yield
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory):
+    """A process that cannot import modeling_yan; see `Stranger`."""
+    process = Stranger(tmp_path_factory.mktemp("stranger"))
+    yield process
+    process.close()
+
+
+# Small folders that tests of scripts start from. Each is made once by a worker that needs it; tests get copies.
+
+THREE_UPDATES = {"max_steps": 3, "per_device_train_batch_size": 8, "save_strategy": "no", **ON_CPU}
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="session")
+def small_data(shared_folder) -> Path:
+    """150 real rows of E2E, split in two."""
+    from datasets import load_dataset
+
+    folder = shared_folder / "data"
+    folder.mkdir()
+    rows = load_dataset(str(E2E_DATA))["test"]
+    rows.select(range(120)).to_parquet(folder / "train.parquet")
+    rows.select(range(300, 330)).to_parquet(folder / "validation.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def autoencoder(shared_folder, small_data) -> Path:
+    """A tokenizer of 400 tokens and an autoencoder, trained for three updates."""
+    ran(
+        "examples/run_autoencoder.py",
+        cwd=shared_folder,
+        train_tokenizer=400,
+        dataset_name="data",
+        text_columns=["meaning_representation", "human_reference"],
+        config_overrides="{hidden_size: 32, intermediate_size: 64}",
+        output_dir="autoencoder",
+        ema_decay=0.9,
+        **THREE_UPDATES,
+    )
+    return shared_folder / "autoencoder"
+
+
+@pytest.fixture(scope="session")
+def teacher(shared_folder, autoencoder) -> Path:
+    """A GPT-2 with the autoencoder's tokenizer, trained for three updates."""
+    ran(
+        "benchmarks/run_baseline.py",
+        cwd=shared_folder,
+        architecture="gpt2",
+        task="e2e_nlg",
+        dataset_name="data",
+        tokenizer_name="autoencoder",
+        hidden_size=32,
+        layers=1,
+        output_dir="teacher",
+        **THREE_UPDATES,
+    )
+    # Three updates teach it no more than to stop at once.
+    options = shared_folder / "teacher" / "generation_config.json"
+    options.write_text(json.dumps({**json.loads(options.read_text()), "min_new_tokens": 4}))
+    return shared_folder / "teacher"
+
+
+@pytest.fixture
+def workspace(tmp_path, small_data, autoencoder) -> Path:
+    """A folder with `data` and `autoencoder` to run a script in."""
+    return copies(tmp_path, data=small_data, autoencoder=autoencoder)

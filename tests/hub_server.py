@@ -3,12 +3,13 @@
 import base64
 import hashlib
 import json
-import os
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlparse
+
+from .helpers import process_environment
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -102,7 +103,8 @@ def hub_on_loopback(cache: Path):
     handler = type("Handler", (HubHandler,), {"repositories": repositories})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment = process_environment()
+    del environment["HF_HUB_OFFLINE"]
     environment |= {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_TOKEN": "hf_dummy",

@@ -1,22 +1,22 @@
-"""generate(compile=True): one graph without breaks, the plain path's tokens, and caches that neither grow, stick nor leak."""
-
-import copy
-import gc
-import pickle
-import threading
-import weakref
+"""generate(compile=True): one graph without breaks, and the plain path's tokens."""
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import CompileConfig
 
 from modeling_yan.compilation_yan import CompiledFunctions, next_power_of_two, round_up
 
-from .conftest import randomize, source_batch, tiny_model
+from .conftest import source_batch, tiny_model
 
 # Traces into one graph as every other backend does, and compiles nothing: seconds instead of minutes.
 TRACED = CompileConfig(backend="eager")
+
+
+def small_model(**options):
+    """Few layers and steps: what is traced is all of it, and takes seconds a layer and step."""
+    model = tiny_model(**{"encoder_layers": 1, "flow_layers": 2, "cross_attention_layers": [1], **options})
+    model.generation_config.num_inference_steps = 2
+    return model
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -48,11 +48,12 @@ def assert_same(compiled, plain):
 @pytest.mark.parametrize("mixer", ["attention", "conv_attention", "mamba"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_traced_without_breaks_and_with_the_plain_tokens(mixer, side):
-    # Positions of both kinds: from the beginning and on a canvas with room for blanks in the middle case, from both ends in the others.
-    options = {"end_positions": True}
+    # Positions of both kinds: from the beginning and on a canvas with blanks in the middle case, from both
+    # ends in the others.
+    options = {"reverse_positions": True}
     if mixer == "conv_attention":
         options = {"canvas_ratio": 1.5, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}
-    model = tiny_model(encoder_mixer=mixer, flow_mixer=mixer, **options)
+    model = small_model(encoder_mixer=mixer, flow_mixer=mixer, **options)
     ids, mask = source_batch((7, 4, 5), side=side)
     assert_same(written(model, ids, mask, compile_config=TRACED), written(model, ids, mask))
     assert len(CompiledFunctions.of(model)) >= 2
@@ -69,13 +70,13 @@ def test_traced_without_breaks_and_with_the_plain_tokens(mixer, side):
     ],
 )
 def test_every_option_gives_the_plain_tokens(options):
-    model = tiny_model(prediction_type="data")
+    model = small_model(prediction_type="data")
     ids, mask = source_batch()
     assert_same(written(model, ids, mask, compile_config=TRACED, **options), written(model, ids, mask, **options))
 
 
 def test_inductor_gives_the_plain_tokens():
-    model = tiny_model(encoder_layers=1, flow_layers=1, cross_attention_layers=[0])
+    model = small_model(flow_layers=1, cross_attention_layers=[0])
     ids, mask = source_batch((7, 4))
     options = {"target_lengths": 5, "num_inference_steps": 2}
     plain = model.generate(ids, mask, generator=seeded(), **options)
@@ -84,12 +85,13 @@ def test_inductor_gives_the_plain_tokens():
 
 @pytest.mark.parametrize("implementation", ["grouped_mm", "dense"])
 def test_half_precision_and_every_way_to_compute_experts(implementation):
-    model = tiny_model(experts_implementation=implementation).to(torch.bfloat16)
+    model = small_model(experts_implementation=implementation).to(torch.bfloat16)
     ids, mask = source_batch()
     assert torch.equal(written(model, ids, mask, compile_config=TRACED).sequences, written(model, ids, mask).sequences)
 
 
-def test_encoder_outputs_can_be_given(model):
+def test_encoder_outputs_can_be_given():
+    model = small_model()
     ids, mask = source_batch()
     states = model.get_encoder()(ids, mask)
     plain = model.generate(encoder_outputs=states, attention_mask=mask, generator=seeded())
@@ -97,90 +99,9 @@ def test_encoder_outputs_can_be_given(model):
     assert torch.equal(plain, compiled)
 
 
-def test_near_shapes_share_a_graph_and_others_do_not():
-    model = tiny_model()
-    functions = CompiledFunctions.of(model)
-    for length, rows, target in ((7, 3, 5), (5, 3, 9), (6, 4, 16), (8, 4, 2)):
-        ids, mask = source_batch((length,) * rows)
-        model.generate(ids, mask, target_lengths=target, compile_config=TRACED)
-    assert len(functions) == 2  # one encoder, one writer
-    ids, mask = source_batch((7, 3, 5))
-    model.generate(ids, mask, target_lengths=17, compile_config=TRACED)
-    assert len(functions) == 3
-    model.generate(ids, mask, target_lengths=17, num_inference_steps=2, compile_config=TRACED)
-    assert len(functions) == 4
-
-
-def test_replaced_modules_are_never_answered_by_a_stale_graph():
-    model = tiny_model()
-    ids, mask = source_batch()
-    before = written(model, ids, mask, compile_config=TRACED)
-    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["up_proj"], r=4))
-    randomize(adapted, 7)
-    options = {"input_ids": ids, "attention_mask": mask, "target_lengths": 9}
-    plain = adapted.generate(**options, generator=seeded())
-    assert torch.equal(adapted.generate(**options, generator=seeded(), compile_config=TRACED), plain)
-    merged = adapted.merge_and_unload()
-    assert_same(written(merged, ids, mask, compile_config=TRACED), written(merged, ids, mask))
-    assert not torch.equal(before.trajectory[-1], written(merged, ids, mask).trajectory[-1])
-    merged.to(torch.float64)
-    assert_same(written(merged, ids, mask, compile_config=TRACED), written(merged, ids, mask))
-
-
-def test_copies_start_without_graphs_and_answer_for_themselves():
-    model = tiny_model()
-    ids, mask = source_batch()
-    model.generate(ids, mask, compile_config=TRACED)
-    for other in (copy.deepcopy(model), copy.copy(model), pickle.loads(pickle.dumps(model))):
-        assert len(CompiledFunctions.of(other)) == 0
-    other = randomize(copy.deepcopy(model), 5)
-    assert_same(written(other, ids, mask, compile_config=TRACED), written(other, ids, mask))
-
-
-def test_the_number_of_graphs_is_bounded_and_the_oldest_goes():
-    functions = CompiledFunctions(limit=2)
-    for key in "abac":
-        functions.get(key, lambda x: x + 1, {"backend": "eager"})(torch.zeros(1))
-    assert len(functions) == 2
-    assert list(functions._functions) == ["a", "c"]
-
-
-def test_a_deleted_model_is_released():
-    model = tiny_model()
-    ids, mask = source_batch()
-    model.generate(ids, mask, compile_config=TRACED)
-    released = weakref.ref(model)
-    del model
-    gc.collect()
-    assert released() is None
-
-
-def test_threads_share_the_graphs():
-    model = tiny_model()
-    ids, mask = source_batch()
-    plain = model.generate(ids, mask, generator=seeded(), target_lengths=6)
-    answers, errors = [], []
-
-    def work():
-        try:
-            answers.append(model.generate(ids, mask, generator=seeded(), target_lengths=6, compile_config=TRACED))
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
-    assert all(torch.equal(answer, plain) for answer in answers)
-    assert len(answers) == 4
-    assert len(CompiledFunctions.of(model)) == 2
-
-
 def test_disable_compile_wins(model):
-    options, _ = model._prepare_generation_config(None, compile=True, disable_compile=True)
-    assert options.compile is False
+    assert model.generation_options(compile=True).compile_options is not None
+    assert model.generation_options(compile=True, disable_compile=True).compile_options is None
 
 
 def test_sizes_are_rounded_up_within_limits():

@@ -1,5 +1,6 @@
 """
-On a GPU: what the CPU computes, fast paths as plain paths, captured graphs that are never stale, half precision, training.
+On a GPU: what the CPU computes, fast paths as plain paths, captured graphs that are never stale, half precision,
+training.
 
     pytest tests/test_cuda.py
 """
@@ -9,15 +10,15 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqTrainingArguments, pipeline
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.alignment_yan import best_alignment
+from modeling_yan.ctc_yan import ctc_viterbi
 from modeling_yan.compilation_yan import CompiledFunctions
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
-from modeling_yan.evaluation.peers import check, diffusion_peers, gpt2_peer, yan_peer
+from modeling_yan.evaluation.baselines import check, diffusion_baselines, gpt2_baseline, yan_system
 from modeling_yan.evaluation.quality import length_errors, reconstruct
 from modeling_yan.evaluation.text_generation import generate_texts
-from modeling_yan.layers_yan import YanExperts, route_tokens
+from modeling_yan.velocity_field_yan import YanExperts, route_tokens
 from modeling_yan.selective_scan_yan import chunked_scan, doubling_scan, sequential_scan
-from modeling_yan.training.tokenization import train_tokenizer
+from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.training.trainer import YanSeq2SeqTrainer
 
 from .conftest import VOCAB_SIZE, source_batch, tiny_config, tiny_model
@@ -74,13 +75,13 @@ def test_losses_and_gradients_are_those_of_the_cpu(mixer):
     compare_with_the_cpu(training_inputs(), encoder_mixer=mixer, flow_mixer=mixer, **options)
 
 
-@pytest.mark.parametrize("ngram_loss_weight", [0.0, 5.0])
-def test_losses_over_all_placements_are_those_of_the_cpu(ngram_loss_weight):
+@pytest.mark.parametrize("bigram_loss_weight", [0.0, 5.0])
+def test_losses_over_all_placements_are_those_of_the_cpu(bigram_loss_weight):
     inputs = training_inputs()
     inputs["prior_noise"] = torch.randn(3, 18, 16, generator=seeded(2))
     inputs["expert_indices"] = torch.randint(3, (3, 18), generator=seeded(4))
     blanks = {"canvas_ratio": 2.0, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}
-    compare_with_the_cpu(inputs, ngram_loss_weight=ngram_loss_weight, **blanks)
+    compare_with_the_cpu(inputs, bigram_loss_weight=bigram_loss_weight, **blanks)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -126,7 +127,7 @@ def test_fast_path_equals_plain_path(mixer, solver):
         output_trajectory=True,
     )
     assert written.trajectory.device.type == "cuda"
-    peer = yan_peer(model, 3)
+    peer = yan_system(model, 3)
     assert peer.is_right(source, peer.write(source, 13))
 
 
@@ -217,7 +218,7 @@ def test_half_precision_writes_nearly_the_same_and_keeps_the_state_in_float32():
 def test_the_benchmarks_checks_pass_and_notice_a_wrong_token(dtype):
     model = tiny_model(hidden_size=64, intermediate_size=256, vocab_size=500).cuda().to(dtype)
     source = torch.randint(4, 500, (2, 7), generator=seeded()).cuda()
-    for peer in (yan_peer(model, 3), gpt2_peer(model), *diffusion_peers(model)):
+    for peer in (yan_system(model, 3), gpt2_baseline(model), *diffusion_baselines(model)):
         assert check(peer, source, 16), peer.name
         write = peer.write
         peer.write = lambda source, length, write=write: (write(source, length) + 1) % 500
@@ -272,7 +273,7 @@ def test_training_in_bfloat16_learns_and_evaluates_by_generation(tmp_path, mixer
 
 
 def test_masked_diffusion_trains_and_writes_on_the_gpu():
-    model = diffusion_peers(tiny_model(vocab_size=500))[0].model.cuda().train()
+    model = diffusion_baselines(tiny_model(vocab_size=500))[0].model.cuda().train()
     ids = torch.randint(4, 500, (2, 9), generator=seeded()).cuda()
     labels = ids.clone()
     labels[:, :4] = -100
@@ -288,8 +289,8 @@ def test_loading_in_the_dtype_of_the_folder(tmp_path):
     assert (model.device.type, model.dtype) == ("cuda", torch.bfloat16)
 
 
-def test_the_best_alignment_is_that_of_the_cpu():
+def test_the_ctc_viterbi_is_that_of_the_cpu():
     labels, canvas = torch.randint(3, 9, (5, 7), generator=seeded()), torch.ones(5, 20, dtype=torch.bool)
     logits = torch.randn(5, 20, 9, generator=seeded(1))
-    placed = best_alignment(*on_gpu(logits, labels, canvas), blank_id=0)
-    assert torch.equal(placed.cpu(), best_alignment(logits, labels, canvas, blank_id=0))
+    placed = ctc_viterbi(*on_gpu(logits, labels, canvas), blank_id=0)
+    assert torch.equal(placed.cpu(), ctc_viterbi(logits, labels, canvas, blank_id=0))

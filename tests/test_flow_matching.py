@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections import Counter
 
 import pytest
 import torch
@@ -39,7 +38,7 @@ def test_velocity_from_data_arrives_at_the_data():
 def test_data_prediction_is_solved_exactly_by_euler_whatever_the_steps():
     x_0, x_1 = random(3, 4), random(3, 4, seed=1)
     for steps in (1, 3, 7):
-        out = fm.solve_ode(lambda x, t: fm.velocity_from_data(x_1, x, t), x_0, steps)
+        out = fm.solve_ode(lambda x, t, i: fm.velocity_from_data(x_1, x, t), x_0, steps)
         torch.testing.assert_close(out, x_1)
 
 
@@ -173,11 +172,11 @@ def test_masked_mean_of_micro_batches_adds_up():
 
 def test_experts_are_drawn_with_the_gates_probabilities():
     probs = torch.tensor([0.5, 0.0, 0.3, 0.2]).expand(100_000, 4)
-    drawn = fm.select_experts(probs, generator=torch.Generator().manual_seed(0))
+    drawn = fm.sample_categorical(probs, generator=torch.Generator().manual_seed(0))
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     torch.testing.assert_close(shares, probs[0], atol=6e-3, rtol=0)
     uniform = torch.tensor([0.0, 0.499, 0.5, 0.79, 0.81, 0.999999])
-    assert fm.select_experts(probs[:6], uniform=uniform).tolist() == [0, 0, 2, 2, 3, 3]
+    assert fm.sample_categorical(probs[:6], uniform=uniform).tolist() == [0, 0, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
@@ -203,7 +202,7 @@ def test_time_grid_rejects_bad_arguments():
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_constant_velocity_is_exact_in_one_step(solver):
     x_0, v = random(2, 3), random(2, 3, seed=1)
-    torch.testing.assert_close(fm.solve_ode(lambda x, t: v, x_0, 1, solver=solver), x_0 + v)
+    torch.testing.assert_close(fm.solve_ode(lambda x, t, i: v, x_0, 1, solver=solver), x_0 + v)
 
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2)])
@@ -212,7 +211,7 @@ def test_order_of_convergence(solver, order):
     x_0 = torch.ones(1, dtype=torch.float64)
     exact = math.exp(math.sin(1.0))
     errors = [
-        abs(fm.solve_ode(lambda x, t: x * torch.cos(t), x_0, n, solver=solver).item() - exact) for n in (20, 40, 80)
+        abs(fm.solve_ode(lambda x, t, i: x * torch.cos(t), x_0, n, solver=solver).item() - exact) for n in (20, 40, 80)
     ]
     for coarse, fine in itertools.pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.1)
@@ -222,7 +221,7 @@ def test_order_of_convergence(solver, order):
 def test_solver_calls_the_velocity_at_the_announced_times(solver):
     grid = fm.time_grid(3, shift=2.0)
     called = []
-    fm.solve_ode(lambda x, t: called.append(t.item()) or x * 0, torch.zeros(1), solver=solver, time_grid=grid)
+    fm.solve_ode(lambda x, t, i: called.append(t.item()) or x * 0, torch.zeros(1), solver=solver, time_grid=grid)
     torch.testing.assert_close(torch.tensor(called), fm.evaluation_times(grid, solver))
     assert len(called) == 3 * fm.SOLVER_EVALUATIONS[solver]
 
@@ -230,14 +229,17 @@ def test_solver_calls_the_velocity_at_the_announced_times(solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_gradients_flow_through_the_solver(solver):
     a, x_0 = random(1, seed=1).requires_grad_(), random(2).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, a: fm.solve_ode(lambda x, t: a * x + t, x, 3, solver=solver), (x_0, a))
+    assert torch.autograd.gradcheck(lambda x, a: fm.solve_ode(lambda x, t, i: a * x + t, x, 3, solver=solver), (x_0, a))
 
 
 def test_backward_in_time_returns_to_the_start():
     x_0 = random(3)
-    forward = fm.solve_ode(lambda x, t: torch.sin(x) + t, x_0, 200, solver="heun")
+    forward = fm.solve_ode(lambda x, t, i: torch.sin(x) + t, x_0, 200, solver="heun")
     back = fm.solve_ode(
-        lambda x, t: torch.sin(x) + t, forward, solver="heun", time_grid=torch.linspace(1, 0, 201, dtype=torch.float64)
+        lambda x, t, i: torch.sin(x) + t,
+        forward,
+        solver="heun",
+        time_grid=torch.linspace(1, 0, 201, dtype=torch.float64),
     )
     torch.testing.assert_close(back, x_0, atol=1e-4, rtol=0)
 
@@ -245,7 +247,11 @@ def test_backward_in_time_returns_to_the_start():
 def test_trajectory_and_callback_see_every_state():
     seen = []
     states = fm.solve_ode(
-        lambda x, t: x, torch.ones(2), 4, callback=lambda step, x: seen.append((step, x)), return_trajectory=True
+        lambda x, t, i: x,
+        torch.ones(2),
+        4,
+        callback=lambda step, x, end: seen.append((step, x)),
+        return_trajectory=True,
     )
     assert states.shape == (5, 2)
     assert [step for step, _ in seen] == [0, 1, 2, 3]
@@ -264,7 +270,7 @@ def test_trajectory_and_callback_see_every_state():
 )
 def test_solver_rejects_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
-        fm.solve_ode(lambda x, t: x, torch.ones(1), **options)
+        fm.solve_ode(lambda x, t, i: x, torch.ones(1), **options)
 
 
 def test_cross_entropy_ignores_padding_and_smooths():
@@ -275,65 +281,3 @@ def test_cross_entropy_ignores_padding_and_smooths():
     smooth = fm.token_cross_entropy(logits, labels, label_smoothing=0.2)
     log_probs = logits[0, 1].log_softmax(-1)
     torch.testing.assert_close(smooth[0, 1], -0.8 * log_probs[4] - 0.2 * log_probs.mean())
-
-
-def ngrams(ids, size: int) -> Counter:
-    return Counter(tuple(ids[i : i + size]) for i in range(len(ids) - size + 1))
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_ngram_distance_of_a_certain_text_counts_what_it_shares_with_the_target(size):
-    generator = torch.Generator().manual_seed(0)
-    texts, labels = torch.randint(3, (2, 8, 7), generator=generator)
-    lengths = [7, 6, 5, 3, 7, 4, 7, 2]
-    for row, length in enumerate(lengths):
-        labels[row, length:] = -100
-    certain = 1000.0 * torch.nn.functional.one_hot(texts, 3)
-    found = fm.ngram_distance(certain, labels, size)
-    for row, length in enumerate(lengths):
-        written, wanted = (ngrams(x[row, :length].tolist(), size) for x in (texts, labels))
-        total = sum(wanted.values())
-        expected = 1 - sum((written & wanted).values()) / total if total else 0
-        assert found[row].item() == pytest.approx(expected, abs=1e-6)
-    assert (fm.ngram_distance(1000.0 * torch.nn.functional.one_hot(labels.clamp_min(0), 3), labels, size) < 1e-6).all()
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_ngram_distance_expects_over_all_texts(size):
-    logits, target = random(1, 4, 3, dtype=torch.float32), [0, 1, 0, 1]
-    probs, expected = logits[0].softmax(-1), Counter()
-    for text in itertools.product(range(3), repeat=4):
-        share = math.prod(probs[i, token].item() for i, token in enumerate(text))
-        for gram, count in ngrams(text, size).items():
-            expected[gram] += share * count
-    wanted = ngrams(target, size)
-    matched = sum(min(expected[gram], count) for gram, count in wanted.items())
-    found = fm.ngram_distance(logits, torch.tensor([target]), size)
-    assert found.item() == pytest.approx(1 - matched / (5 - size), abs=1e-6)
-
-
-def test_ngram_distance_forgives_a_shift_and_sees_a_repetition():
-    labels = torch.tensor([[4, 5, 6, 7, 8, 9]])
-
-    def distance(text: list[int]) -> float:
-        return fm.ngram_distance(1000.0 * torch.nn.functional.one_hot(torch.tensor([text]), 10), labels).item()
-
-    assert distance([3, 4, 5, 6, 7, 8]) == pytest.approx(0.2)
-    assert distance([4, 5, 4, 5, 4, 5]) == pytest.approx(0.8)
-
-
-def test_ngram_distance_has_the_gradient_of_its_value_and_none_from_padding():
-    logits = random(2, 5, 4, dtype=torch.float32).requires_grad_()
-    labels = torch.tensor([[0, 1, 2, 0, 3], [2, 2, 1, -100, -100]])
-    fm.ngram_distance(logits, labels).sum().backward()
-    assert (logits.grad[1, 3:] == 0).all()
-    assert (logits.grad[1, :3] != 0).all()
-    step = 1e-2
-    for place in [(0, 1, 1), (0, 4, 3), (1, 0, 2)]:
-        higher, lower = logits.detach().clone(), logits.detach().clone()
-        higher[place] += step
-        lower[place] -= step
-        slope = (fm.ngram_distance(higher, labels) - fm.ngram_distance(lower, labels)).sum() / (2 * step)
-        assert logits.grad[place].item() == pytest.approx(slope.item(), abs=1e-4)
-    alone = fm.ngram_distance(logits[1:, :3], labels[1:, :3])
-    torch.testing.assert_close(fm.ngram_distance(logits, labels)[1:], alone)

@@ -1,13 +1,14 @@
 """generate(): the fast path against the plain one, invariances, options, and every input it must refuse."""
 
-import sys
-
 import pytest
 import torch
 from transformers import GenerationConfig
 
-from modeling_yan.generation_yan import YanGenerateOutput
-from modeling_yan.writing_yan import WritingPlan
+from modeling_yan import generation_yan, sampling_yan
+from modeling_yan.canvas_yan import length_mask
+from modeling_yan.compilation_yan import group_by_bucket
+from modeling_yan.generation_yan import YanGenerateOutput, finish_texts
+from modeling_yan.sampling_yan import draw_noise, row_seeds
 
 from .conftest import VOCAB_SIZE, source_batch, tiny_model
 
@@ -28,28 +29,26 @@ def rows_without_padding(ids: torch.Tensor) -> list[list[int]]:
 def test_rows_of_different_length_are_written_in_groups_with_the_same_tokens(model, options, monkeypatch):
     ids, mask = source_batch((7, 4, 5, 6))
     lengths = [3, 30, 4, 3]
-    groups, whole = [], type(model)._group_rows
+    groups = []
 
-    def recorded(*arguments):
-        groups.extend(whole(*arguments))
+    def recorded(lengths):
+        groups.extend(group_by_bucket(lengths))
         return groups
 
-    monkeypatch.setattr(type(model), "_group_rows", staticmethod(recorded))
+    monkeypatch.setattr(generation_yan, "group_by_bucket", recorded)
     options = {"target_lengths": lengths, "return_dict_in_generate": True, **options}
     grouped = model.generate(ids, mask, generator=seeded(), **options)
     assert [group.tolist() for group in groups] == [[0, 2, 3], [1]]
-    monkeypatch.setattr(type(model), "_group_rows", staticmethod(lambda lengths, _: [torch.arange(len(lengths))]))
+    monkeypatch.setattr(generation_yan, "group_by_bucket", lambda lengths: [torch.arange(len(lengths))])
     together = model.generate(ids, mask, generator=seeded(), **options)
     assert torch.equal(grouped.sequences, together.sequences)
     assert torch.equal(grouped.target_lengths, together.target_lengths)
     torch.testing.assert_close(grouped.sequences_scores, together.sequences_scores, atol=1e-5, rtol=1e-5)
 
 
-def test_grouping_happens_only_where_it_saves(model):
-    options = model.generation_config
-    options.output_trajectory = False
+def test_grouping_happens_only_where_it_saves():
     for lengths, groups in (([3, 3, 4], 1), ([15, 17, 18, 20], 1), ([3, 17, 30], 1), ([3, 3, 30], 2), ([30], 1)):
-        assert len(model._group_rows(torch.tensor(lengths).unsqueeze(1), options)) == groups
+        assert len(group_by_bucket(torch.tensor(lengths))) == groups
 
 
 @pytest.mark.parametrize("options", [{}, {"do_sample": True, "top_k": 7, "temperature": 1.5}, {"min_new_tokens": 5}])
@@ -59,7 +58,7 @@ def test_logits_a_few_positions_at_a_time_give_the_same_tokens_and_scores(model,
     whole = model.generate(ids, mask, generator=seeded(), **options)
     widths, head = [], model.decoder.lm_head.forward
     monkeypatch.setattr(model.decoder.lm_head, "forward", lambda x: widths.append(len(x)) or head(x))
-    monkeypatch.setattr(sys.modules[WritingPlan.__module__], "DECODE_LOGITS", 4 * VOCAB_SIZE + 1)
+    monkeypatch.setattr(sampling_yan, "DECODE_LOGITS", 4 * VOCAB_SIZE + 1)
     chunked = model.generate(ids, mask, generator=seeded(), **options)
     assert widths == [4] * 5 + [1]
     assert torch.equal(chunked.sequences, whole.sequences)
@@ -75,12 +74,11 @@ def test_fast_path_equals_plain_path(solver, selection, steps, prediction_type):
     ids, mask = source_batch()
     options = {"solver": solver, "expert_selection": selection, "num_inference_steps": steps, "time_shift": 1.5}
     fast = details(model, ids, mask, generator=seeded(), target_lengths=[6, 4, 5], **options)
-    config, _ = model._prepare_generation_config(None, **options)
-    lengths = torch.tensor([[6], [4], [5]])
-    x_0, uniform = model._draw(model._row_seeds(ids, mask, 3, seeded()), [6, 4, 5], 1, config, None, "cpu")
-    canvas = torch.arange(6) < lengths
+    lengths = [6, 4, 5]
+    x_0, uniform = draw_noise(row_seeds(ids, mask, 3, seeded()), lengths, 1, 16)
+    canvas = length_mask(torch.tensor(lengths))
     condition = model.model.condition(6, canvas, model.model.encoder(ids, mask)[0], mask)
-    plain = model.solve_plain(x_0[:, 0], condition, uniform[0][:, 0], WritingPlan.from_options(config))
+    plain = model.solve_plain(x_0[:, 0], condition, uniform[0][:, 0], model.generation_options(**options).sampling)
     torch.testing.assert_close(fast.trajectory[-1][canvas], plain[canvas], atol=1e-5, rtol=1e-5)
     assert fast.num_evaluations == steps * (1 if solver == "euler" else 2)
 
@@ -217,9 +215,8 @@ def test_predicted_lengths_are_the_heads_most_probable_ones_within_bounds(model)
 def test_the_best_scored_length_and_prior_are_kept(model):
     ids, mask = source_batch()
     options = {"num_length_candidates": 3, "generator": None}
-    config, _ = model._prepare_generation_config(None, num_length_candidates=3)
-    lengths = model._canvas_lengths(config, 3, model.encode_source(ids, mask)[1], None, None, "cpu")
-    assert lengths.shape == (3, 3)
+    longest = model.generation_options().longest
+    lengths = model.encode_source(ids, mask)[1][:, :longest].topk(3).indices + 1
     noise = torch.randn(3, 32, 16, generator=seeded())
     best = details(model, ids, mask, prior_noise=noise, expert_selection="argmax", **options)
     each = torch.stack(
@@ -247,20 +244,19 @@ def test_return_sequences_are_sorted_by_score(model):
 def test_score_is_the_mean_log_probability_up_to_eos(model):
     ids, mask = source_batch()
     out = details(model, ids, mask, target_lengths=7, expert_selection="argmax")
-    log_probs = model.decoder(out.trajectory[-1]).log_softmax(-1)
+    logits = model.decoder(out.trajectory[-1])
+    log_probs, writable = logits.log_softmax(-1), model.writable_logits(logits)
     for row in range(3):
-        tokens = log_probs[row].argmax(-1).tolist()
+        tokens = writable[row].argmax(-1).tolist()
         end = tokens.index(2) + 1 if 2 in tokens else 7
-        expected = log_probs[row, :end].amax(-1).mean()
+        expected = log_probs[row, range(end), tokens[:end]].mean()
         torch.testing.assert_close(out.sequences_scores[row], expected)
 
 
 def test_text_is_cut_after_eos_padded_and_free_of_bos(model):
-    options, _ = model._prepare_generation_config(None)
     ids = torch.tensor([[1, 5, 2, 6], [7, 8, 9, 10], [2, 5, 5, 5]])
-    cut, lengths = model._finish(ids, torch.tensor([4, 3, 4]), options)
-    assert cut.tolist() == [[5, 2, 0], [7, 8, 9], [2, 0, 0]]
-    assert lengths.tolist() == [2, 3, 1]
+    texts = finish_texts(ids, torch.tensor([4, 3, 4]), model.generation_options())
+    assert texts.tolist() == [[5, 2, 0], [7, 8, 9], [2, 0, 0]]
 
 
 def test_sampling_follows_the_filters(model):

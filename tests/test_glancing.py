@@ -1,4 +1,4 @@
-"""Targets shown in training (`config.glancing_ratio`): which, in what place, and that nothing else changes."""
+"""Targets shown in training (`training_config.glancing_ratio`): which, in what place, and that nothing else changes."""
 
 import itertools
 
@@ -6,22 +6,22 @@ import pytest
 import torch
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
-from modeling_yan.alignment_yan import best_alignment, collapse_alignment, needed_positions
+from modeling_yan.ctc_yan import ctc_viterbi, ctc_collapse, needed_positions
 from modeling_yan.flow_matching_yan import select_shown
 
 from .conftest import source_batch, tiny_model
-from .test_alignment import BLANK, BLANKS, labels_batch, seeded, text_of
+from .test_ctc import BLANK, BLANKS, labels_batch, seeded, text_of
 
 
 @pytest.mark.parametrize("text", [[1], [1, 1], [2, 1], [1, 2, 1], [2, 2, 1], []])
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_the_best_alignment_is_the_best_of_all(text, side):
+def test_the_ctc_viterbi_is_the_best_of_all(text, side):
     canvas = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]).bool()
     labels = torch.full((2, 4), -100)
     labels[:, slice(0, len(text)) if side == "right" else slice(4 - len(text), None)] = torch.tensor(text).long()
     for seed in range(5):
         logits = 2 * torch.randn(2, 5, 3, generator=seeded(seed))
-        placed = best_alignment(logits, labels, canvas, BLANK)
+        placed = ctc_viterbi(logits, labels, canvas, BLANK)
         assert placed[~canvas].eq(BLANK).all()
         for row, log_probs in enumerate(logits.log_softmax(-1)):
             positions = range(int(canvas[row].sum()))
@@ -30,11 +30,11 @@ def test_the_best_alignment_is_the_best_of_all(text, side):
             assert placed[row, : len(positions)].tolist() == list(best)
 
 
-def test_the_best_alignment_holds_the_text_on_the_shortest_canvas():
+def test_the_ctc_viterbi_holds_the_text_on_the_shortest_canvas():
     labels = labels_batch()
     canvas = torch.arange(int(needed_positions(labels).max())) < needed_positions(labels).unsqueeze(1)
-    placed = best_alignment(torch.randn(*canvas.shape, 12, generator=seeded()), labels, canvas, BLANK)
-    texts = collapse_alignment(placed, canvas, BLANK, -100)
+    placed = ctc_viterbi(torch.randn(*canvas.shape, 12, generator=seeded()), labels, canvas, BLANK)
+    texts = ctc_collapse(placed, canvas, BLANK, -100)
     assert torch.equal(texts[:, : labels.shape[1]], labels)
 
 
@@ -132,7 +132,9 @@ def test_options_that_do_not_fit_are_named(overrides, named):
 
 
 def test_autocast_does_not_keep_the_weights_of_the_pass_without_gradients():
-    """Older releases of torch did (pytorch/pytorch#165068): weights cast in the first pass had no gradient in the second."""
+    """
+    Older releases of torch did (pytorch/pytorch#165068): weights cast in the first pass had no gradient in the second.
+    """
 
     def learned(ratio: float) -> set[str]:
         model = tiny_model(glancing_ratio=ratio, **BLANKS).train()

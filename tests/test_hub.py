@@ -1,10 +1,6 @@
 """The Hub round trip: a saved folder works where the package is not installed, with the same numbers."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -20,9 +16,9 @@ from modeling_yan import (
     YanForTokenClassification,
     YanModel,
 )
-from modeling_yan.training.tokenization import train_tokenizer
+from modeling_yan.data.tokenization import train_tokenizer
 
-from .conftest import source_batch, tiny_config, tiny_model
+from .helpers import ROOT, YAN_E2E, seeded, source_batch, tiny_config, tiny_model
 
 TEXTS = [
     "name[The Vaults], eatType[pub], priceRange[more than £30]",
@@ -41,26 +37,6 @@ def folder(tmp_path_factory) -> Path:
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
-
-
-def run_without_the_package(code: str, tmp_path: Path, **variables) -> str:
-    """Runs code in a process that cannot import modeling_yan, with an empty module cache."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", **variables}
-    guard = """
-        import sys
-        class Blocked:
-            def find_spec(self, name, path=None, target=None):
-                if name.split(".")[0] == "modeling_yan":
-                    raise ModuleNotFoundError("modeling_yan is not installed here")
-        sys.meta_path.insert(0, Blocked())
-    """
-    program = textwrap.dedent(guard) + textwrap.dedent(code)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_folder_holds_everything_and_no_private_flags(folder):
@@ -86,55 +62,61 @@ def test_folder_holds_everything_and_no_private_flags(folder):
 
 def test_config_fields_given_at_loading_stay_out_of_the_generation_options(folder, tmp_path):
     # An Auto class makes the config first; the class itself hands everything on.
-    model = YanForConditionalGeneration.from_pretrained(folder, unroll_steps=1, ce_loss_weight=0.5)
-    assert (model.config.unroll_steps, model.config.ce_loss_weight) == (1, 0.5)
+    changes = {"unroll_steps": 1, "ce_loss_weight": 0.5}
+    model = YanForConditionalGeneration.from_pretrained(folder, hidden_dropout_prob=0.2, training_config=changes)
+    training = model.config.training_config
+    assert (training.unroll_steps, training.ce_loss_weight, training.latent_noise) == (1, 0.5, 0.1)
+    assert model.config.hidden_dropout_prob == 0.2
     assert model.generation_config.num_inference_steps == 2
     model.save_pretrained(tmp_path)
     before, after = (json.loads((path / "generation_config.json").read_text()) for path in (folder, tmp_path))
     assert before == after
 
 
-def test_every_auto_class_loads_without_the_package_with_equal_outputs(folder, tmp_path):
+def test_every_auto_class_loads_without_the_package_with_equal_outputs(folder, tmp_path, stranger):
     ids, mask = source_batch()
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
-    noise = torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(3, 6, 16, generator=seeded(0))
     torch.save({"ids": ids, "mask": mask, "noise": noise}, tmp_path / "inputs.pt")
+    heads = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
     code = f"""
         import torch
-        from transformers import (AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForQuestionAnswering,
-            AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoModelForTokenClassification)
-        d = torch.load("inputs.pt")
+        import transformers
+        from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+        given = torch.load("inputs.pt")
+        source = (given["ids"], given["mask"])
         load = dict(pretrained_model_name_or_path={str(folder)!r}, trust_remote_code=True)
         assert AutoConfig.from_pretrained(**load).model_type == "yan"
         out = {{}}
         with torch.no_grad():
-            out["encoder"] = AutoModel.from_pretrained(**load)(d["ids"], d["mask"])[0]
-            out["masked"] = AutoModelForMaskedLM.from_pretrained(**load)(d["ids"], d["mask"]).logits
-            m = AutoModelForSeq2SeqLM.from_pretrained(**load)
-            out["logits"] = m(d["ids"], d["mask"], prior_noise=d["noise"]).logits
-            g = m.generate(d["ids"], d["mask"], generator=torch.Generator().manual_seed(0), return_dict_in_generate=True)
-            out["tokens"], out["evaluations"] = g.sequences, torch.tensor(g.num_evaluations)
-            for head in (AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModelForQuestionAnswering):
-                h = head.from_pretrained(**load)
-                out[head.__name__] = h.model(d["ids"], d["mask"])[0]
-                h(d["ids"], d["mask"])
+            out["encoder"] = AutoModel.from_pretrained(**load)(*source)[0]
+            out["masked"] = AutoModelForMaskedLM.from_pretrained(**load)(*source).logits
+            model = AutoModelForSeq2SeqLM.from_pretrained(**load)
+            out["logits"] = model(*source, prior_noise=given["noise"]).logits
+            generator = torch.Generator().manual_seed(0)
+            answer = model.generate(*source, generator=generator, return_dict_in_generate=True)
+            out["tokens"], out["evaluations"] = answer.sequences, torch.tensor(answer.num_evaluations)
+            for head in {heads}:
+                model = getattr(transformers, f"AutoModelFor{{head}}").from_pretrained(**load)
+                out[head] = model.model(*source)[0]
+                model(*source)
         torch.save(out, "outputs.pt")
     """
-    run_without_the_package(code, tmp_path)
+    stranger.run(code, tmp_path)
     out = torch.load(tmp_path / "outputs.pt")
     with torch.no_grad():
         encoder = model.model(ids, mask)[0]
         assert torch.equal(out["encoder"], encoder)
         assert torch.equal(out["masked"], model.decoder(encoder))
         assert torch.equal(out["logits"], model(ids, mask, prior_noise=noise).logits)
-    tokens = model.generate(ids, mask, generator=torch.Generator().manual_seed(0))
+    tokens = model.generate(ids, mask, generator=seeded(0))
     assert torch.equal(out["tokens"], tokens)
     assert out["evaluations"] == 2
-    for head in ("SequenceClassification", "TokenClassification", "QuestionAnswering"):
-        assert torch.equal(out[f"AutoModelFor{head}"], encoder)
+    for head in heads:
+        assert torch.equal(out[head], encoder)
 
 
-def test_pipeline_without_the_package(folder, tmp_path):
+def test_pipeline_without_the_package(folder, tmp_path, stranger):
     code = f"""
         import json, torch
         from datasets import Dataset
@@ -152,7 +134,7 @@ def test_pipeline_without_the_package(folder, tmp_path):
         answers["three"] = pipe(texts[0], num_return_sequences=3)
         print(json.dumps(answers))
     """
-    answers = json.loads(run_without_the_package(code, tmp_path).strip().splitlines()[-1])
+    answers = json.loads(stranger.run(code, tmp_path).strip().splitlines()[-1])
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
     ids = model.generate(**tokenizer(TEXTS[0], return_tensors="pt"))
@@ -166,8 +148,8 @@ def test_pipeline_without_the_package(folder, tmp_path):
 
 def test_pipelines_with_the_package(folder):
     pipe = pipeline("text2text-generation", model=str(folder))
-    alone = pipe(TEXTS[0], generator=torch.Generator().manual_seed(1))
-    batch = pipe(TEXTS, batch_size=3, generator=torch.Generator().manual_seed(1))
+    alone = pipe(TEXTS[0], generator=seeded(1))
+    batch = pipe(TEXTS, batch_size=3, generator=seeded(1))
     assert batch[0] == alone
     assert next(iter(pipe(Dataset.from_dict({"text": TEXTS})["text"])))[0].keys() == {"generated_text"}
     with pytest.raises(ValueError, match="empty"):
@@ -198,15 +180,15 @@ def test_the_librarys_own_pipelines(folder, task, model_class):
         assert 0 < answer[0]["score"] <= 1
 
 
-def test_a_model_loaded_as_remote_code_saves_a_complete_folder_again(folder, tmp_path):
+def test_a_model_loaded_as_remote_code_saves_a_complete_folder_again(folder, tmp_path, stranger):
     code = f"""
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
         model = AutoModelForSeq2SeqLM.from_pretrained({str(folder)!r}, trust_remote_code=True)
         model.save_pretrained("again")
-        AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained("again")
+        AutoTokenizer.from_pretrained({str(folder)!r}, trust_remote_code=True).save_pretrained("again")
         print(pipeline("text2text-generation", model="again", trust_remote_code=True)("The Vaults"))
     """
-    assert "generated_text" in run_without_the_package(code, tmp_path)
+    assert "generated_text" in stranger.run(code, tmp_path)
     assert {p.name for p in (tmp_path / "again").iterdir()} == {p.name for p in folder.iterdir()}
 
 
@@ -240,10 +222,12 @@ def test_autoencoder_weights_start_a_flow_and_the_rest_is_fresh(tmp_path):
 
 def test_old_config_with_fewer_fields_loads(folder, tmp_path):
     config = json.loads((folder / "config.json").read_text())
-    for name in ("embedding_std", "classifier_dropout", "mamba_intermediate_size", "label_smoothing"):
+    for name in ("embedding_std", "classifier_dropout", "mamba_intermediate_size"):
         del config[name]
+    del config["training_config"]["label_smoothing"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert AutoConfig.from_pretrained(tmp_path).label_smoothing == 0.0
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert (loaded.embedding_std, loaded.training_config.label_smoothing) == (1.0, 0.0)
 
 
 def test_config_round_trip_keeps_every_field():
@@ -254,6 +238,7 @@ def test_config_round_trip_keeps_every_field():
 
 
 def test_the_shipped_model_carries_this_packages_code():
-    root = Path(__file__).parents[1]
-    for file in (root / "modeling_yan").glob("*_yan.py"):
-        assert (root / "examples/models/yan-e2e" / file.name).read_bytes() == file.read_bytes(), file.name
+    package = {file.name: file.read_bytes() for file in (ROOT / "modeling_yan").glob("*_yan.py")}
+    shipped = {file.name: file.read_bytes() for file in YAN_E2E.glob("*_yan.py")}
+    assert shipped.keys() == package.keys()
+    assert [name for name, text in package.items() if shipped[name] != text] == []

@@ -12,19 +12,14 @@ from modeling_yan import (
     YanForTokenClassification,
     YanModel,
 )
-from modeling_yan.flow_matching_yan import ngram_distance
-from modeling_yan.layers_yan import YanExperts, YanTimeEmbedding, route_tokens
+from modeling_yan.losses_yan import LOSS_TERMS
+from modeling_yan.velocity_field_yan import YanExperts, YanTimeEmbedding, route_tokens
 
 from .conftest import VOCAB_SIZE, source_batch, tiny_config, tiny_model
 
-ALL_TERMS = {
-    "denoising_ce_loss_weight": 0.5,
-    "gate_entropy_weight": 0.1,
-    "load_balance_weight": 0.1,
-    "mmd_loss_weight": 0.1,
-    "latent_l2_weight": 0.1,
-    "label_smoothing": 0.1,
-}
+# Every term of a canvas where tokens have their places.
+ALL_TERMS = {term.weight_name: term.weight or 0.1 for term in LOSS_TERMS.values() if not term.needs_blanks}
+ALL_TERMS["label_smoothing"] = 0.1
 
 
 def target_labels(lengths=(6, 3, 5), seed: int = 1) -> torch.Tensor:
@@ -84,25 +79,15 @@ def test_canvas_padding_changes_nothing(model_of_positions):
 
 
 def test_every_loss_term_is_there_and_adds_up():
-    model = tiny_model(ngram_loss_weight=0.3, **ALL_TERMS)
+    model = tiny_model(**ALL_TERMS)
     ids, mask = source_batch()
     labels = target_labels()
     outputs = model(ids, mask, labels=labels, **pinned_draws(labels))
-    names = [
-        "nll_loss",
-        "mse_loss",
-        "ce_loss",
-        "ngram_loss",
-        "denoising_ce_loss",
-        "length_loss",
-        "gate_entropy",
-        "load_balance",
-        "mmd_loss",
-        "latent_l2",
-    ]
-    signs = {"gate_entropy": -1}
-    total = sum(signs.get(n, 1) * getattr(model.config, f"{n}_weight") * outputs[n] for n in names)
+    terms = [term for term in LOSS_TERMS.values() if not term.needs_blanks]
+    weights = model.config.training_config.weights
+    total = sum(term.sign * weights[term.name] * outputs[term.name] for term in terms)
     torch.testing.assert_close(outputs.loss.detach(), total)
+    assert outputs.bigram_loss is None
     assert outputs.logits.shape == (3, 6, VOCAB_SIZE)
     assert outputs.length_logits.shape == (3, 32)
     assert outputs.latents.shape == (3, 6, 16)
@@ -156,13 +141,13 @@ def test_training_on_the_likelihood_alone_does_not_unroll(monkeypatch):
     assert outputs.latents is None
 
 
-@pytest.mark.parametrize(("term", "encodings"), [("mse_loss", 2), ("ce_loss", 1), ("ngram_loss", 1)])
+@pytest.mark.parametrize(("term", "encodings"), [("mse_loss", 2), ("ce_loss", 1)])
 def test_training_on_the_endpoint_alone_computes_nothing_else(monkeypatch, term, encodings):
     ids, mask = source_batch()
     labels = target_labels()
     draws = pinned_draws(labels)
     del draws["expert_indices"]
-    weights = {f"{name}_weight": 0 for name in ("nll_loss", "mse_loss", "ce_loss", "ngram_loss")}
+    weights = {f"{name}_weight": 0 for name in ("nll_loss", "mse_loss", "ce_loss")}
     model = tiny_model(**{**weights, f"{term}_weight": 1.0, "latent_noise": 0.0, "unroll_steps": 3})
 
     def loss_and_gradients() -> tuple:
@@ -211,16 +196,6 @@ def test_length_loss_is_the_cross_entropy_of_the_number_of_labels(model):
     torch.testing.assert_close(outputs.length_loss, ((per_row * lengths).sum() / lengths.sum()).detach())
 
 
-def test_ngram_loss_is_that_of_the_endpoint_and_counts_rows_by_their_tokens():
-    model, (ids, mask), labels = tiny_model(ngram_loss_weight=1.0, ngram_size=3), source_batch(), target_labels()
-    outputs = model(ids, mask, labels=labels, **pinned_draws(labels))
-    lengths = (labels != -100).sum(-1)
-    distances = ngram_distance(outputs.logits, labels, 3)
-    torch.testing.assert_close(outputs.ngram_loss, ((distances * lengths).sum() / lengths.sum()).detach())
-    with pytest.raises(ValueError, match="loss_chunk_size"):
-        tiny_model(ngram_loss_weight=1.0, loss_chunk_size=8)
-
-
 def test_unrolled_endpoint_is_the_plain_euler_solution_with_all_experts(model_of_positions):
     model = model_of_positions
     ids, mask = source_batch()
@@ -239,7 +214,7 @@ def test_unrolled_endpoint_is_the_plain_euler_solution_with_all_experts(model_of
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("prediction_type", ["velocity", "data"])
 def test_losses_and_gradients_are_finite(dtype, prediction_type):
-    model = tiny_model(prediction_type=prediction_type, ngram_loss_weight=0.3, **ALL_TERMS).to(dtype).train()
+    model = tiny_model(prediction_type=prediction_type, **ALL_TERMS).to(dtype).train()
     ids, mask = source_batch()
     labels = target_labels()
     # A row without any label must not poison the others.
@@ -252,7 +227,7 @@ def test_losses_and_gradients_are_finite(dtype, prediction_type):
 
 
 def test_positions_from_the_end_tell_how_far_it_is():
-    model = tiny_model(YanForMaskedLM, end_positions=True, encoder_layers=1)
+    model = tiny_model(YanForMaskedLM, reverse_positions=True, encoder_layers=1)
     table = model.model.encoder.embeddings
     whole, masked = table.positions(4, None), table.positions(6, torch.tensor([[0, 1, 1, 1, 1, 0]]))
     torch.testing.assert_close(masked[:, 1:5], whole)
@@ -370,34 +345,6 @@ def test_only_the_chosen_expert_counts_and_equals_its_slice(implementation):
         strict=True,
     ):
         torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_the_sparse_likelihood_is_that_of_the_most_probable_experts(k):
-    """Outputs and gradients against all experts, of which the others are then masked."""
-    model = tiny_model(num_experts_per_token=k, load_balance_weight=0.1, latent_noise=0.0).train()
-    ids, mask = source_batch()
-    labels = torch.where(mask.bool(), ids, -100)
-    sparse = model(ids, mask, labels=labels, **pinned_draws(labels))
-    sparse.loss.backward()
-    ours = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-
-    def masked(x_t, timesteps, condition, num_experts):
-        velocities, gate = model.model.flow(x_t, timesteps, condition)
-        chosen = torch.zeros_like(gate, dtype=torch.bool).scatter(-1, gate.topk(num_experts).indices, True)
-        return velocities, gate.masked_fill(~chosen, -torch.inf).log_softmax(-1), gate
-
-    model.model.flow.most_probable = masked
-    plain = model(ids, mask, labels=labels, **pinned_draws(labels))
-    plain.loss.backward()
-    for name in ("loss", "nll_loss", "load_balance", "gate_entropy", "expert_usage"):
-        torch.testing.assert_close(sparse[name], plain[name], atol=1e-5, rtol=1e-5)
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            torch.testing.assert_close(
-                ours[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-            )
 
 
 def test_time_embedding_distinguishes_times_and_is_sines_then_cosines():
@@ -524,15 +471,20 @@ def test_vocabulary_can_be_resized(model):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"end_positions": True, "encoder_config": {"model_type": "bert", "hidden_size": 16}}, "end_positions"),
+        ({"reverse_positions": True, "encoder_config": {"model_type": "bert", "hidden_size": 16}}, "reverse_positions"),
         ({"num_attention_heads": 3}, "num_attention_heads=3"),
         ({"hidden_size": 0}, "hidden_size=0"),
         ({"cross_attention_layers": [0, 3]}, "cross_attention_layers"),
         ({"cross_attention_layers": [1, 1]}, "cross_attention_layers"),
         ({"pad_token_id": 53}, "pad_token_id=53"),
         ({"num_experts": 0}, "num_experts=0"),
-        ({"num_experts_per_token": 4}, "num_experts_per_token=4 is more than num_experts=3"),
-        ({"attention_conv_size": 4}, "attention_conv_size=4 must be odd"),
+        ({"attention_conv_size": 7}, "attention_conv_size=7 is no setting any more"),
+        ({"prior_std": float("nan")}, "prior_std=nan must be a finite number"),
+        ({"training_config": {"velocity_std": float("inf")}}, "velocity_std=inf must be a finite number"),
+        ({"training_config": {"unroll_stepz": 1}}, r"no \['unroll_stepz'\]; its settings are"),
+        ({"embedding_std": 0.0}, "embedding_std=0.0 must be greater than 0"),
+        ({"initializer_range": -0.1}, "initializer_range=-0.1"),
+        ({"mamba_intermediate_size": 0}, "mamba_intermediate_size=0"),
         ({"velocity_std": -1.0}, "velocity_std"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob"),
         ({"ce_loss_weight": -1.0}, "ce_loss_weight"),

@@ -6,7 +6,7 @@ from peft import AutoPeftModelForSeq2SeqLM, IA3Config, LoraConfig, PeftModel, ge
 
 from modeling_yan import YanForConditionalGeneration
 
-from .conftest import source_batch, tiny_model
+from .helpers import seeded, source_batch, target_labels, tiny_model
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "out_proj", "up_proj", "down_proj"]
 
@@ -15,19 +15,12 @@ def lora(**options) -> LoraConfig:
     return LoraConfig(task_type="SEQ_2_SEQ_LM", r=4, lora_alpha=8, target_modules=LINEAR, **options)
 
 
-def labels() -> torch.Tensor:
-    ids, mask = source_batch((6, 3, 5), seed=1)
-    return ids.masked_fill(mask == 0, -100)
-
-
 def train_a_little(model, updates: int = 3) -> None:
     ids, mask = source_batch()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
     model.train()
     for _ in range(updates):
-        model(
-            input_ids=ids, attention_mask=mask, labels=labels(), generator=torch.Generator().manual_seed(0)
-        ).loss.backward()
+        model(input_ids=ids, attention_mask=mask, labels=target_labels(), generator=seeded()).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
@@ -41,7 +34,7 @@ def logits(model) -> torch.Tensor:
 
 def text(model) -> torch.Tensor:
     ids, mask = source_batch()
-    return model.generate(input_ids=ids, attention_mask=mask, generator=torch.Generator().manual_seed(0))
+    return model.generate(input_ids=ids, attention_mask=mask, generator=seeded())
 
 
 @pytest.mark.parametrize(

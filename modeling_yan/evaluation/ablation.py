@@ -2,9 +2,10 @@
 
 import torch
 
-from modeling_yan.flow_matching_yan import evaluation_times, solve_ode, time_grid
-from modeling_yan.layers_yan import route_tokens
-from modeling_yan.writing_yan import WritingPlan
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.flow_matching_yan import evaluation_times, solve_mixture_ode, time_grid
+from modeling_yan.sampling_yan import SamplingOptions
+from modeling_yan.velocity_field_yan import TokenRouting, route_tokens
 
 SAVINGS = {
     "shared_pass": "the gate and the first step share a trunk pass",
@@ -16,11 +17,11 @@ SAVINGS = {
 
 @torch.no_grad()
 def solve_without(
-    model,
+    model: YanForConditionalGeneration,
     x_0: torch.Tensor,
     source: torch.Tensor,
     uniform: torch.Tensor,
-    plan: WritingPlan,
+    options: SamplingOptions,
     without: tuple[str, ...] = (),
 ) -> torch.Tensor:
     """
@@ -30,44 +31,42 @@ def solve_without(
         x_0: (N, L, d).
         source: states (N, Lx, d) without padding.
         uniform: (N, L), behind the draw of experts.
+        options: steps, solver and choice of experts.
         without: names from `SAVINGS`.
+
+    Raises:
+        ValueError: for another name.
     """
     unknown = set(without) - set(SAVINGS)
     if unknown:
         raise ValueError(f"without={sorted(unknown)} are not among {sorted(SAVINGS)}")
     flow, length = model.model.flow, x_0.shape[1]
-
-    def make_condition():
-        return model.model.condition(length, None, source, None)
-
-    grid = time_grid(plan.num_inference_steps, shift=plan.time_shift, device=x_0.device)
-    times = evaluation_times(grid, plan.solver)
-    condition, embeddings = make_condition(), flow.time_embedding(times)
+    grid = time_grid(options.num_inference_steps, shift=options.time_shift, device=x_0.device)
+    times = evaluation_times(grid, options.solver)
+    condition = model.model.condition(length, None, source, None)
+    embeddings = flow.time_embedding(times)
     table = [layer.split(1) for layer in flow.modulate(embeddings)]
 
-    def trunk(x_t: torch.Tensor, index: int) -> torch.Tensor:
+    def evaluate(x_t: torch.Tensor, t: torch.Tensor, index: int) -> torch.Tensor:
         modulations = [layer[index] for layer in table]
         if "time_table" in without:
             modulations = flow.modulate(flow.time_embedding(times[index : index + 1]))
-        own = make_condition() if "source_cache" in without else condition
+        anew = "source_cache" in without
+        own = model.model.condition(length, None, source, None) if anew else condition
         return flow.trunk(x_t, modulations, own)
 
-    first = trunk(x_0, 0)
-    gate = flow.gate(first, condition.pooled, embeddings[:1], None)
-    experts = model._choose_experts(gate, uniform, plan)
-    routing = route_tokens(experts, model.config.num_experts)
-    index = experts[..., None, None].expand(-1, -1, 1, x_0.shape[-1])
-    evaluations = 0
+    def choose(hidden: torch.Tensor) -> TokenRouting:
+        if "shared_pass" in without:
+            hidden = evaluate(x_0, grid[0], 0)
+        gate = flow.gate(hidden, condition.pooled, embeddings[:1], None)
+        return route_tokens(options.choose_experts(gate, uniform), model.config.num_experts)
 
-    def velocity(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        nonlocal evaluations
-        shared = evaluations == 0 and "shared_pass" not in without
-        hidden = first if shared else trunk(x_t, evaluations)
-        evaluations += 1
+    def velocity(hidden: torch.Tensor, routing: TokenRouting, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         if "chosen_expert" in without:
+            index = routing.experts.view(*x_t.shape[:2], 1, 1).expand(-1, -1, 1, x_t.shape[-1])
             outputs = flow.experts(hidden).gather(2, index).squeeze(2)
         else:
             outputs = flow.experts(hidden, routing)
         return flow.velocity(outputs, x_t, t)
 
-    return solve_ode(velocity, x_0, solver=plan.solver, time_grid=grid)
+    return solve_mixture_ode(evaluate, choose, velocity, x_0, time_grid=grid, solver=options.solver)[0]

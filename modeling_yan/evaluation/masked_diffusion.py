@@ -1,6 +1,6 @@
 """
-Masked diffusion in LLaDA's way (arXiv 2502.09992): a bidirectional transformer that fills masked positions, most confident
-first. The peer of the same kind as YAN: no order from left to right, but many evaluations.
+Masked diffusion in LLaDA's way (arXiv 2502.09992): a bidirectional transformer that fills masked positions, most
+confident first. The baseline of the same kind as YAN: no order from left to right, but many evaluations.
 """
 
 import torch
@@ -11,9 +11,9 @@ from transformers.modeling_outputs import CausalLMOutput
 
 class MaskedDiffusionLM(GPT2LMHeadModel):
     """
-    GPT-2's layers with attention in both directions. `config.masked_diffusion` marks a saved one, `config.mask_token_id` is
-    the noise. With `config.block_length` attention sees whole blocks of the answer from left to right, so that the keys and
-    values of what is finished can be kept.
+    GPT-2's layers with attention in both directions. `config.masked_diffusion` marks a saved one,
+    `config.mask_token_id` is the noise. With `config.block_length` attention sees whole blocks of the answer from left
+    to right, so that the keys and values of what is finished can be kept.
     """
 
     def __init__(self, config):
@@ -52,8 +52,8 @@ class MaskedDiffusionLM(GPT2LMHeadModel):
         **kwargs,
     ) -> CausalLMOutput:
         """
-        Equation 3 of LLaDA for pairs: answers (labels other than -100) are masked with probability t ~ U(0, 1), one t a row, and
-        the cross-entropy at masked positions is weighted by 1 / t.
+        Equation 3 of LLaDA for pairs: answers (labels other than -100) are masked with probability t ~ U(0, 1), one t a
+        row, and the cross-entropy at masked positions is weighted by 1 / t.
 
         Args:
             timesteps: t of each row (B,), instead of a draw.
@@ -91,7 +91,8 @@ class MaskedDiffusionLM(GPT2LMHeadModel):
         **unused,
     ) -> torch.LongTensor:
         """
-        Low-confidence remasking: each step keeps the most confident of its greedy guesses, as many as the schedule says.
+        Low-confidence remasking: each step keeps the most confident of its greedy guesses, as many as the schedule
+        says.
 
         Args:
             input_ids: sources (B, Lx), padded on the left.

@@ -35,7 +35,8 @@ def score_texts(
     Args:
         predictions: N texts.
         references: N non-empty lists of acceptable texts; the best counts for ROUGE, exact match and F1.
-        num_bootstrap: resamplings of the rows behind the 95 % intervals `<score>_interval`, [low, high]; none by default.
+        num_bootstrap: resamplings of the rows behind the 95 % intervals `<score>_interval`, [low, high]; none by
+            default.
         seed: of the resamplings.
 
     Returns:
@@ -83,7 +84,8 @@ def bert_f1(
     predictions: Sequence[str], references: Sequence[Sequence[str]], model: str, layer: int | None = None
 ) -> float:
     """
-    BERTScore F1 in percent (arXiv 1904.09675, the bert-score package, not rescaled), the best reference of each prediction.
+    BERTScore F1 in percent (arXiv 1904.09675, the bert-score package, not rescaled), the best reference of each
+    prediction.
 
     Args:
         model: encoder, a Hub name or a local folder.
@@ -111,8 +113,8 @@ def diversity(texts: Sequence[str], *, max_self_bleu: int = 100) -> dict[str, fl
 
     Returns:
         `distinct_1_corpus`, `distinct_2_corpus`: distinct words and word bigrams over all of them, in percent.
-        `self_bleu`: mean sentence BLEU of a text with the others as references, in percent. `word_entropy`: entropy of the
-        distribution of words over all texts, in bits.
+        `self_bleu`: mean sentence BLEU of a text with the others as references, in percent. `word_entropy`: entropy of
+        the distribution of words over all texts, in bits.
     """
     if not texts:
         raise ValueError("no texts: need at least one")

@@ -82,11 +82,11 @@ def plot_latents(
 
 def plot_speed(cells: list[dict], path: Path) -> None:
     """
-    Latency against answer length at the smallest batch, and tokens per second against batch at the longest length that was
-    measured at every batch.
+    Latency against answer length at the smallest batch, and tokens per second against batch at the longest length that
+    was measured at every batch.
 
     Args:
-        cells: of `run_benchmark.py`: `system`, `batch_size`, `length`, `median_ms`, `tokens_per_second`.
+        cells: of `run_speed.py`: `system`, `batch_size`, `length`, `median_ms`, `tokens_per_second`.
     """
     cells = [cell for cell in cells if "median_ms" in cell]
     batches = sorted({cell["batch_size"] for cell in cells})

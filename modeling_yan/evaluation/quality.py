@@ -1,8 +1,8 @@
-"""What a YAN's quality is made of, beside the scores of its texts: the autoencoder's ceiling and the length head's errors."""
+"""
+What a YAN's quality is made of, beside the scores of its texts: the autoencoder's ceiling and the length head's errors.
+"""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import yaml
@@ -19,7 +19,9 @@ def reconstruct(
     max_length: int,
     batch_size: int = 32,
 ) -> list[str]:
-    """The autoencoder alone: decoder of the encoder's latents of the texts themselves. What it loses, no flow can write."""
+    """
+    The autoencoder alone: decoder of the encoder's latents of the texts themselves. What it loses, no flow can write.
+    """
     answers = []
     for start in range(0, len(texts), batch_size):
         rows = list(texts[start : start + batch_size])
@@ -62,8 +64,8 @@ def length_errors(
 
 def longest_sources(rows: Dataset, tokenizer: PreTrainedTokenizerBase, count: int) -> Dataset:
     """
-    The `count` rows whose column `source` has the most tokens, in the order they had; all rows where there are no more. For choosing a
-    model for sources longer than most of a split.
+    The `count` rows whose column `source` has the most tokens, in the order they had; all rows where there are no more.
+    For choosing a model for sources longer than most of a split.
 
     Raises:
         ValueError: for a count below 1.
@@ -73,12 +75,6 @@ def longest_sources(rows: Dataset, tokenizer: PreTrainedTokenizerBase, count: in
     sizes = [len(ids) for ids in tokenizer(list(rows["source"]))["input_ids"]]
     longest_first = sorted(range(len(rows)), key=sizes.__getitem__, reverse=True)
     return rows.select(sorted(longest_first[:count]))
-
-
-def training_report(folder: str) -> dict | None:
-    """What training wrote down beside a model: parameters, updates, operations, minutes."""
-    path = Path(folder) / "report.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def parse_variant(text: str) -> dict:

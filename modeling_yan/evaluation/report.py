@@ -1,4 +1,4 @@
-"""Tables of `results/quality_*.json`, and the page that holds them."""
+"""Tables of `benchmarks/results/quality_*.json`, and the page that holds them."""
 
 import re
 from collections.abc import Callable
@@ -41,8 +41,8 @@ def _cost(training: dict | None, name: str, form: str, scale: float = 1.0) -> st
 
 def quality_tables(report: dict) -> str:
     """
-    What `run_evaluation.py` wrote, as Markdown: systems at YAN's three steps, its few-step curve with predicted and given length,
-    other ways to sample, where quality is lost, and speed.
+    What `run_evaluation.py` wrote, as Markdown: systems at YAN's three steps, its few-step curve with predicted and
+    given length, other ways to sample, where quality is lost, and speed.
 
     Args:
         report: the parsed JSON.
@@ -51,7 +51,7 @@ def quality_tables(report: dict) -> str:
     metric = METRICS[report["metric"]]
     shared = [name for name in ("rougeL", "f1") if name != score]
     yan = [row for row in rows if row["system"] == "YAN" and "variant" not in row and row["num_candidates"] == 1]
-    peers = [row for row in rows if row["system"] not in ("YAN", CEILING)]
+    baselines = [row for row in rows if row["system"] not in ("YAN", CEILING)]
 
     def line(name: str, row: dict, training: dict | None, parameters: int, steps) -> list[str]:
         return [
@@ -66,7 +66,7 @@ def quality_tables(report: dict) -> str:
             f"{row['word_entropy']:.1f}",
         ]
 
-    own = next((t for name, t in report["training"].items() if name not in {p["system"] for p in peers}), None)
+    own = next((t for name, t in report["training"].items() if name not in {p["system"] for p in baselines}), None)
     table = [
         line(f"YAN, {_length_name(row)}", row, own, report["parameters"], 3)
         for row in yan
@@ -80,14 +80,15 @@ def quality_tables(report: dict) -> str:
             row["parameters"],
             row.get("num_inference_steps", "tokens"),
         )
-        for row in peers
+        for row in baselines
     ]
     labels = {"rougeL": "ROUGE-L", "f1": "token F1"}
     header = ["system", "parameters", "training", "minutes", "steps", metric, *(labels[name] for name in shared)]
     rows_name = "longest sources" if report.get("longest_rows") else "rows"
     threads = f"{report['threads']} thread{'s' * (report['threads'] > 1)}"
     device = report.get("device", "CPU")
-    text = f"{report['rows']:,} {rows_name} of the {report['split']} split, seed {report['seed']}, {threads if device == 'CPU' else device}.\n\n"
+    where = threads if device == "CPU" else device
+    text = f"{report['rows']:,} {rows_name} of the {report['split']} split, seed {report['seed']}, {where}.\n\n"
     text += _markdown([*header, "Self-BLEU", "word entropy"], table)
 
     steps = sorted({row["num_inference_steps"] for row in yan})
@@ -112,7 +113,10 @@ def _losses(report: dict, yan: list[dict], score: str) -> str:
     ceiling = next(row for row in report["quality"] if row["system"] == CEILING)
     plain = {row["length"]: row for row in yan if row["num_inference_steps"] == 3 and row["num_length_candidates"] == 1}
     reached = ", ".join(f"{row[score]:.1f} ({_length_name(row)})" for row in plain.values())
-    text = f"Where it is lost: the autoencoder gives back {ceiling[score]:.1f} of the first reference; three steps reach {reached}."
+    text = (
+        f"Where it is lost: the autoencoder gives back {ceiling[score]:.1f} of the first reference; three steps reach "
+        f"{reached}."
+    )
     if ceiling[score] < max((row[score] for row in plain.values()), default=0.0):
         text += " That is no ceiling: the decoder reads what the flow writes better than what the encoder does."
     head = report["length_head"]
@@ -142,7 +146,8 @@ def _speeds(speed: dict) -> str:
 
 def sweep_table(rows: list[dict]) -> str:
     """
-    What `run_sweep.py` wrote, as Markdown: a line for each variant, means over its seeds and, behind several, the lowest and the highest.
+    What `run_sweep.py` wrote, as Markdown: a line for each variant, means over its seeds and, behind several, the
+    lowest and the highest.
 
     Args:
         rows: the parsed JSON, a row for each variant and seed.

@@ -1,12 +1,14 @@
-"""How near a computation comes to what the device could do: its work, counted, over the device's own rates, measured."""
+"""
+How near a computation comes to what the device could do: its work, counted, over the device's own rates, measured.
+"""
 
 import time
 from collections.abc import Callable
 
 import torch
 
+from modeling_yan.common.flops import WorkCounter
 from modeling_yan.evaluation.speed import synchronize
-from modeling_yan.training.budget import WorkCounter
 
 
 def count_work(call: Callable[[], object]) -> dict[str, int]:
@@ -17,7 +19,10 @@ def count_work(call: Callable[[], object]) -> dict[str, int]:
 
 
 def measure_device(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.5) -> dict[str, float]:
-    """The device's largest rates as torch reaches them: FLOP/s of a square product, bytes/s of a copy that leaves the caches."""
+    """
+    The device's largest rates as torch reaches them: FLOP/s of a square product, bytes/s of a copy that leaves the
+    caches.
+    """
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     source = torch.empty(2**28 if device.type == "cuda" else 2**26, device=device, dtype=torch.float32).zero_()

@@ -85,11 +85,6 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def device_name(device: torch.device) -> str:
-    """What a report calls a device: the GPU's name, or "CPU"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
 def synchronize() -> None:
     """Waits for the accelerator, where there is one."""
     if torch.cuda.is_available():
@@ -97,7 +92,9 @@ def synchronize() -> None:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> float:
-    """Most memory a call holds above what was held before it, in MiB: of the GPU, or of the process, sampled each ms."""
+    """
+    Most memory a call holds above what was held before it, in MiB: of the GPU, or of the process, sampled each ms.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -22,7 +22,8 @@ def is_seq2seq(model: PreTrainedModel) -> bool:
 
 def load_text_model(name: str, **options) -> PreTrainedModel:
     """
-    A causal, sequence-to-sequence, masked diffusion or YAN model that writes text, as its config says which it is, in evaluation mode.
+    A causal, sequence-to-sequence, masked diffusion or YAN model that writes text, as its config says which it is, in
+    evaluation mode.
 
     Args:
         name: folder or Hub name.

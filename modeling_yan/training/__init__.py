@@ -1,0 +1,1 @@
+"""Training: trainers, stages, budgets, checkpoints, rewards, distillation."""

@@ -40,8 +40,8 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
 
 def resolve_resume(training: TrainingArguments) -> str | None:
     """
-    The checkpoint that `resume_from_checkpoint` means: a path, or with "last" the newest complete one in `output_dir` (a
-    fresh start if there is none).
+    The checkpoint that `resume_from_checkpoint` means: a path, or with "last" the newest complete one in `output_dir`
+    (a fresh start if there is none).
 
     Raises:
         ValueError: for a path that holds no complete checkpoint.

@@ -16,8 +16,8 @@ COLUMNS = ("source", "answer", "reference")
 
 class SamplesCallback(TrainerCallback):
     """
-    Answers a few sources at each evaluation: into `samples.jsonl` in the output folder, as a table on the console and, where
-    TensorBoard is reported to, as a table of its text tab.
+    Answers a few sources at each evaluation: into `samples.jsonl` in the output folder, as a table on the console and,
+    where TensorBoard is reported to, as a table of its text tab.
 
     Args:
         trainer: whose model and tokenizer answer, with its seed.

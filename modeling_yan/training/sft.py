@@ -1,6 +1,6 @@
 """Supervised fine-tuning on TRL's data formats, through TRL's trainer."""
 
-from datasets import Dataset, IterableDataset
+from datasets import IterableDataset
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, Trainer
 from trl import SFTTrainer
 
@@ -27,7 +27,8 @@ def split_example(example: dict, tokenizer: PreTrainedTokenizerBase) -> tuple[st
         prompt, completion = example["prompt"], example["completion"]
     else:
         raise ValueError(
-            f"YAN writes a target to a source: rows need `prompt` and `completion`, or `messages`; got {sorted(example)}"
+            "YAN writes a target to a source: rows need `prompt` and `completion`, or `messages`; got "
+            f"{sorted(example)}"
         )
     if isinstance(completion, list):
         if len(completion) != 1:
@@ -51,9 +52,12 @@ class _PlainLoss(SFTTrainer):
 
 class YanSFTTrainer(YanTrainerMixin, _PlainLoss):
     """
-    TRL's `SFTTrainer` for a model that reads a source and writes a target: prompts and completions are tokenised apart, as at
-    inference, and the loss is the model's own. Everything else (SFTConfig, `peft_config`, logging, saving) is TRL's.
-    `max_length` of the SFTConfig bounds source and target each; longer ones are cut.
+    TRL's `SFTTrainer` for a model that reads a source and writes a target: prompts and completions are tokenised apart,
+    as at inference, and the loss is the model's own. Everything else (SFTConfig, `peft_config`, logging, saving) is
+    TRL's. `max_length` of the SFTConfig bounds source and target each; longer ones are cut.
+
+    Raises:
+        ValueError: for an SFTConfig with packing.
     """
 
     # TRL writes a card of its own, with other arguments, at every checkpoint.
@@ -80,5 +84,4 @@ class YanSFTTrainer(YanTrainerMixin, _PlainLoss):
         columns = dataset.column_names
         if isinstance(dataset, IterableDataset):
             return dataset.map(tokenize, remove_columns=columns)
-        assert isinstance(dataset, Dataset)
         return dataset.map(tokenize, remove_columns=columns, desc=f"tokenise {dataset_name}")

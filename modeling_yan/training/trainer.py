@@ -11,30 +11,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 
+from modeling_yan.losses_yan import LOSS_TERMS
 from modeling_yan.training.checkpoints import last_complete_checkpoint
 
-LOSS_TERMS = (
-    "nll_loss",
-    "mse_loss",
-    "ce_loss",
-    "ngram_loss",
-    "denoising_ce_loss",
-    "length_loss",
-    "gate_entropy",
-    "load_balance",
-    "mmd_loss",
-    "latent_l2",
-)
 EMA_FILE = "ema.safetensors"
 
 
 class EMACallback(TrainerCallback):
     """
-    Exponential moving average of the trained weights. `YanTrainerMixin` saves it with each checkpoint and evaluates with
-    it; it is restored on resume and becomes the model's weights when training ends.
+    Exponential moving average of the trained weights. `YanTrainerMixin` saves it with each checkpoint and evaluates
+    with it; it is restored on resume and becomes the model's weights when training ends.
 
     Args:
         decay: share of the old average kept at each update; early updates use `(1 + n) / (10 + n)` where smaller.
+
+    Raises:
+        ValueError: for a decay that is not between 0 and 1.
     """
 
     def __init__(self, decay: float = 0.999):
@@ -109,15 +101,23 @@ class YanTrainerMixin:
     number.
 
     Args:
-        embedding_learning_rate: of the token embeddings, with the schedule of all others, whose rate it is by default. They begin
-            at a standard deviation of 1 (`config.embedding_std`), twenty times that of a GPT-2, and at the others' rate they stay
-            what they were drawn as.
+        embedding_learning_rate: of the token embeddings, with the schedule of all others, whose rate it is by default.
+            They begin at a standard deviation of 1 (`config.embedding_std`), twenty times that of a GPT-2, and at the
+            others' rate they stay what they were drawn as.
     """
 
     def __init__(self, *args, embedding_learning_rate: float | None = None, **kwargs):
         self.embedding_learning_rate = embedding_learning_rate
+        self.forget_logs()
         super().__init__(*args, **kwargs)
         self.add_callback(RankSeedCallback())
+
+    def forget_logs(self) -> None:
+        """Begins the sums of the next log entry anew, without what was counted since the last one."""
+        self._term_sums: dict[str, torch.Tensor] = {}
+        self._tokens: torch.Tensor | None = None
+        # When the first batch was added, in seconds and in updates.
+        self._since, self._since_update = 0.0, 0
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         """
@@ -138,7 +138,8 @@ class YanTrainerMixin:
                 optimizer.add_param_group({**options, "params": [table], "lr": rate, "embeddings": True})
                 return optimizer
         raise ValueError(
-            f"embedding_learning_rate={rate}, but the token embeddings are not trained; leave it out, or do not freeze them"
+            f"embedding_learning_rate={rate}, but the token embeddings are not trained; leave it out, or do not freeze "
+            "them"
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -148,26 +149,21 @@ class YanTrainerMixin:
             self._refuse_nan(loss, terms)
             if outputs.get("expert_usage") is not None:
                 terms |= {f"expert_usage_{k}": share for k, share in enumerate(outputs["expert_usage"])}
-            self._record(terms)
-            self._count_tokens(inputs)
+            self._record(terms, inputs)
         return (loss, outputs) if return_outputs else loss
 
-    def _count_tokens(self, inputs: dict) -> None:
-        """Source and target tokens, padding excluded, for the speed in the next log entry."""
-        mask, labels = inputs.get("attention_mask"), inputs.get("labels")
-        tokens = torch.zeros((), device=self.args.device)
-        if mask is not None:
-            tokens = tokens + mask.sum()
-        if labels is not None:
-            tokens = tokens + (labels != -100).sum()
-        self._tokens = self.__dict__.get("_tokens", 0) + tokens
-        self.__dict__.setdefault("_counted_since", time.perf_counter())
-
-    def _record(self, terms: dict[str, torch.Tensor]) -> None:
-        """Adds to the sums whose means the next log entry gets."""
-        sums = self.__dict__.setdefault("_term_sums", {})
+    def _record(self, terms: dict[str, torch.Tensor], inputs: dict) -> None:
+        """Adds a batch's terms, and its source and target tokens without padding, to what the next log entry gets."""
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.detach().float()
+            self._term_sums[name] = self._term_sums.get(name, 0.0) + value.detach().float()
+        if self._tokens is None:
+            self._tokens = torch.zeros((), device=self.args.device)
+            self._since, self._since_update = time.perf_counter(), self.state.global_step
+        mask, labels = inputs.get("attention_mask"), inputs.get("labels")
+        if mask is not None:
+            self._tokens = self._tokens + mask.sum()
+        if labels is not None:
+            self._tokens = self._tokens + (labels != -100).sum()
 
     def _refuse_nan(self, loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> None:
         # Trainer waits for the loss of every step anyway (logging_nan_inf_filter).
@@ -176,8 +172,8 @@ class YanTrainerMixin:
         terms = {name: value.item() for name, value in terms.items()}
         last = last_complete_checkpoint(self.args.output_dir)
         raise ValueError(
-            f"the loss is {loss.item()} at step {self.state.global_step + 1} (terms: {terms}). No update was made with it. "
-            f"Lower learning_rate or max_grad_norm, or use bf16 instead of fp16; the last checkpoint is {last}"
+            f"the loss is {loss.item()} at step {self.state.global_step + 1} (terms: {terms}). No update was made with "
+            f"it. Lower learning_rate or max_grad_norm, or use bf16 instead of fp16; the last checkpoint is {last}"
         )
 
     def _save_checkpoint(self, model, trial):
@@ -198,23 +194,22 @@ class YanTrainerMixin:
             ) from error
 
     def get_decay_parameter_names(self, model) -> list[str]:
-        """As in Trainer, and not Mamba's `A_log` and `D`: decay would pull decay rates to 1 and skip connections to 0."""
+        """
+        As in Trainer, and not Mamba's `A_log` and `D`: decay would pull decay rates to 1 and skip connections to 0.
+        """
         names = super().get_decay_parameter_names(model)
         return [name for name in names if name.rsplit(".", 1)[-1] not in ("A_log", "D")]
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        sums = self.__dict__.get("_term_sums", {})
-        if "loss" in logs and sums:
+        if "loss" in logs and self._term_sums:
             # Terms of micro-batches add up to their batch's, so the divisor is the number of updates.
-            updates = max(self.state.global_step - self.__dict__.get("_terms_logged_at", 0), 1)
-            for name, total in sums.items():
+            updates = max(self.state.global_step - self._since_update, 1)
+            for name, total in self._term_sums.items():
                 logs[name] = round(self.accelerator.reduce(total, "sum").item() / updates, 5)
-            self._term_sums, self._terms_logged_at = {}, self.state.global_step
-            if "_tokens" in self.__dict__:
-                seconds = time.perf_counter() - self.__dict__.pop("_counted_since")
-                total = self.accelerator.reduce(self.__dict__.pop("_tokens"), "sum").item()
-                logs["tokens_per_second"] = round(total / seconds, 1)
+            tokens = self.accelerator.reduce(self._tokens, "sum").item()
+            logs["tokens_per_second"] = round(tokens / (time.perf_counter() - self._since), 1)
             logs["memory_mib"] = round(memory_held(self.args.device) / 2**20, 1)
+            self.forget_logs()
         super().log(logs, *args, **kwargs)
 
     def last_terms(self) -> dict[str, float]:

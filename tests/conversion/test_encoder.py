@@ -1,9 +1,5 @@
 """Pretrained encoders of transformers inside a YAN: the same hidden states, padding, training, remote code."""
 
-import os
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,10 +18,11 @@ from transformers import (
 )
 
 from modeling_yan import YanConfig, YanForMaskedLM, YanForSequenceClassification
-from modeling_yan.training.tokenization import train_tokenizer
+from modeling_yan.data.tokenization import train_tokenizer
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "conversion" / "convert_encoder_to_yan.py"
+from ..helpers import ran, refused, seeded
+
+SCRIPT = "conversion/convert_encoder_to_yan.py"
 TEXTS = ["the eagle is a pub near the river", "a cheap coffee shop in the city centre"]
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SIZES = {
@@ -60,13 +57,6 @@ CONFIGS = {
 }
 
 
-def convert(encoder: Path, folder: Path, *flags: str) -> None:
-    """The command line in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["convert", "--encoder", str(encoder), "--output_dir", str(folder), *flags])
-        runpy.run_path(str(SCRIPT))["main"]()
-
-
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def folders(request, tmp_path_factory) -> tuple[Path, Path]:
     """A randomly initialised original with a tokenizer, and the YAN around it."""
@@ -77,7 +67,7 @@ def folders(request, tmp_path_factory) -> tuple[Path, Path]:
         parameter.data.add_(0.05 * torch.randn(parameter.shape))
     model.save_pretrained(folder / "original")
     train_tokenizer(TEXTS, 300, 20).save_pretrained(folder / "original")
-    convert(folder / "original", folder / "yan", "--preset", "yan-tiny")
+    ran(SCRIPT, cwd=folder, encoder="original", output_dir="yan", preset="yan-tiny")
     return folder / "original", folder / "yan"
 
 
@@ -126,7 +116,7 @@ def test_it_trains_generates_saves_and_loads(folders, tmp_path):
     model = AutoModelForSeq2SeqLM.from_pretrained(folders[1]).train()
     source = batch(folders[0])
     labels = source["input_ids"].masked_fill(source["attention_mask"] == 0, -100)
-    model(**source, labels=labels, generator=torch.Generator().manual_seed(0)).loss.backward()
+    model(**source, labels=labels, generator=seeded()).loss.backward()
     # A relative bias or a table row that nothing used has no gradient; a parameter without one at all would stop DDP.
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     with torch.no_grad():
@@ -136,7 +126,7 @@ def test_it_trains_generates_saves_and_loads(folders, tmp_path):
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
     weights = again.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
-    texts = [m.generate(**source, generator=torch.Generator().manual_seed(0), target_lengths=6) for m in (model, again)]
+    texts = [m.generate(**source, generator=seeded(), target_lengths=6) for m in (model, again)]
     assert torch.equal(*texts)
 
 
@@ -164,26 +154,22 @@ def test_resized_vocabulary_survives_saving(folders, tmp_path):
     again(torch.tensor([[310, 5]]))
 
 
-def test_it_loads_as_remote_code_without_the_package(folders, tmp_path):
-    code = (
-        "import torch; from transformers import AutoModelForSeq2SeqLM as A;"
-        f"m = A.from_pretrained({str(folders[1])!r}, trust_remote_code=True).eval();"
-        "assert type(m).__module__.startswith('transformers_modules');"
-        "print(m.get_encoder()(torch.arange(3, 11).view(2, 4))[0].double().abs().sum().item())"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_it_loads_as_remote_code_without_the_package(folders, tmp_path, stranger):
+    code = f"""
+        import torch
+        from transformers import AutoModelForSeq2SeqLM
+        model = AutoModelForSeq2SeqLM.from_pretrained({str(folders[1])!r}, trust_remote_code=True).eval()
+        assert type(model).__module__.startswith("transformers_modules")
+        print(model.get_encoder()(torch.arange(3, 11).view(2, 4))[0].double().abs().sum().item())
+    """
     local = AutoModelForSeq2SeqLM.from_pretrained(folders[1]).eval()
     expected = local.get_encoder()(torch.arange(3, 11).view(2, 4))[0].double().abs().sum().item()
-    assert float(done.stdout) == pytest.approx(expected)
+    assert float(stranger.run(code, tmp_path)) == pytest.approx(expected)
 
 
 def test_left_to_right_models_and_other_widths_are_refused(tmp_path):
     AutoModel.from_config(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=60)).save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(ValueError, match="one direction"):
-        convert(tmp_path / "gpt2", tmp_path / "out")
+    assert "one direction" in refused(SCRIPT, cwd=tmp_path, encoder="gpt2", output_dir="out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="model_type='gpt2'"):
         YanConfig(hidden_size=16, num_attention_heads=2, encoder_config={"model_type": "gpt2"})

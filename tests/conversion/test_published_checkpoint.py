@@ -1,12 +1,7 @@
 """The published format, read and reproduced: fixtures hold what the published computation gives."""
 
 import copy
-import os
 import random
-import re
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,19 +10,12 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from modeling_yan.flow_matching_yan import masked_mean, mixture_nll
 
-from ..conftest import tiny_config, tiny_model
+from ..helpers import ROOT, YAN_E2E, ran, refused, run_process, script_functions, succeeded, tiny_config, tiny_model
 from ..hub_server import hub_on_loopback
 
-ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 FIXTURE, MAMBA_FIXTURE = FIXTURES / "yan_transformer.pt", FIXTURES / "yan_mamba.pt"
-SCRIPT = ROOT / "conversion" / "convert_published_checkpoint.py"
-
-
-def convert(checkpoint: Path, folder: Path, *flags: str, environment: dict | None = None):
-    command = [sys.executable, str(SCRIPT), "--checkpoint", str(checkpoint), "--output_dir", str(folder), *flags]
-    environment = {**(environment or {**os.environ, "HF_HUB_OFFLINE": "1"}), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+SCRIPT = "conversion/convert_published_checkpoint.py"
 
 
 @pytest.fixture(scope="module", params=[FIXTURE, MAMBA_FIXTURE], ids=["transformer", "mamba"])
@@ -37,10 +25,9 @@ def fixture(request) -> Path:
 
 @pytest.fixture(scope="module")
 def converted(fixture, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("converted") / "yan"
-    done = convert(fixture, folder)
-    assert done.returncode == 0, done.stderr
-    return AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    folder = tmp_path_factory.mktemp("converted")
+    ran(SCRIPT, cwd=folder, checkpoint=fixture, output_dir="yan")
+    return AutoModelForSeq2SeqLM.from_pretrained(folder / "yan").eval()
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +55,7 @@ def test_encoder_velocities_gate_and_likelihood(converted, expected):
     close(out.gate_probs, e["gate_pi"], target)
     x_1 = converted.get_encoder()(e["tgt_ids"], target).last_hidden_state
     close(x_1, e["x1"], target)
-    nll = mixture_nll(e["x1"] - e["x0"], out.velocities, out.gate_probs.log(), converted.config.velocity_std)
+    nll = mixture_nll(e["x1"] - e["x0"], out.velocities, out.gate_probs.log(), converted.config.training_config.velocity_std)
     if "moe_nll" in e:
         close(masked_mean(nll, target.bool()), e["moe_nll"])
     close(converted.decoder(e["x1"]), e["reconstruction_logits"], target)
@@ -97,7 +84,7 @@ def test_three_step_endpoint_and_logits_in_forward_and_generate(converted, expec
 def test_settings_travel(converted):
     assert converted.generation_config.num_inference_steps == 3
     assert converted.generation_config.length_mode == "canvas"
-    assert converted.config.time_sampling_beta == 1.5
+    assert converted.config.training_config.time_sampling_beta == 1.5
     assert converted.config.max_position_embeddings == 65
 
 
@@ -105,8 +92,7 @@ def test_autoencoder_checkpoints_become_masked_lms(tmp_path):
     checkpoint = torch.load(FIXTURE, weights_only=True)
     checkpoint["model"] = {k: v for k, v in checkpoint["model"].items() if not k.startswith("flow.")}
     torch.save(checkpoint, tmp_path / "autoencoder.pt")
-    done = convert(tmp_path / "autoencoder.pt", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    ran(SCRIPT, cwd=tmp_path, checkpoint="autoencoder.pt", output_dir="out")
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
     assert type(model).__name__ == "YanForMaskedLM"
     assert torch.equal(model.decoder.lm_head.weight, checkpoint["model"]["decoder.lm_head.weight"])
@@ -135,39 +121,30 @@ def broken(change):
 )
 def test_bad_checkpoints_are_refused_and_leave_nothing(tmp_path, change, message):
     torch.save(broken(change), tmp_path / "bad.pt")
-    refused(tmp_path, message)
+    refuses(tmp_path, message)
 
 
-def call(checkpoint: Path, folder: Path, *flags: str) -> None:
-    """The command line in this process, which saves the interpreter's start."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["convert", "--checkpoint", str(checkpoint), "--output_dir", str(folder), *flags])
-        runpy.run_path(str(SCRIPT))["main"]()
-
-
-def refused(tmp_path: Path, message: str) -> None:
-    """The exit status is checked once below."""
-    with pytest.raises(ValueError, match=re.escape(message)):
-        call(tmp_path / "bad.pt", tmp_path / "out")
+def refuses(tmp_path: Path, message: str, **options) -> None:
+    """The script ends with one line and leaves nothing behind."""
+    assert message in refused(SCRIPT, cwd=tmp_path, checkpoint="bad.pt", output_dir="out", **options)
     assert [p.name for p in tmp_path.iterdir()] == ["bad.pt"]
 
 
 def test_truncated_foreign_and_pickled_files(tmp_path):
     whole = FIXTURE.read_bytes()
     (tmp_path / "bad.pt").write_bytes(whole[: len(whole) // 2])
-    refused(tmp_path, "cannot be read")
+    refuses(tmp_path, "cannot be read")
     (tmp_path / "bad.pt").write_text("hello")
-    refused(tmp_path, "bad.pt")
+    refuses(tmp_path, "bad.pt")
     torch.save({"model": {}, "model_config": {"path": Path("x")}}, tmp_path / "bad.pt")
-    refused(tmp_path, "other than tensors")
+    refuses(tmp_path, "other than tensors")
 
 
 def test_an_occupied_folder_is_not_touched(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
-    done = convert(FIXTURE, tmp_path / "out")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("choose another or empty it")
+    line = refused(SCRIPT, cwd=tmp_path, checkpoint=FIXTURE, output_dir="out")
+    assert line.endswith("choose another or empty it")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
@@ -311,8 +288,8 @@ def test_random_configs_convert_and_come_back(tmp_path, seed):
 def there_and_back(tmp_path: Path, checkpoint: dict) -> None:
     """Published -> folder -> published: every tensor and setting is the same, and so are the outputs."""
     torch.save(checkpoint, tmp_path / "published.pt")
-    call(tmp_path / "published.pt", tmp_path / "folder")
-    call(tmp_path / "folder", tmp_path / "back", "--reverse")
+    ran(SCRIPT, cwd=tmp_path, checkpoint="published.pt", output_dir="folder")
+    ran(SCRIPT, cwd=tmp_path, checkpoint="folder", output_dir="back", reverse=True)
     back = torch.load(tmp_path / "back" / "checkpoint.pt", weights_only=True)
     assert back["model"].keys() == checkpoint["model"].keys()
     assert all(torch.equal(back["model"][name], value) for name, value in checkpoint["model"].items())
@@ -320,7 +297,7 @@ def there_and_back(tmp_path: Path, checkpoint: dict) -> None:
     assert back["model_config"] == settings
     has_flow = "flow.gate.0.bias" in checkpoint["model"]
     model = (AutoModelForSeq2SeqLM if has_flow else AutoModelForMaskedLM).from_pretrained(tmp_path / "folder").eval()
-    again = runpy.run_path(str(SCRIPT))["convert"](back)
+    again = script_functions(SCRIPT)["convert"](back)
     ids = torch.arange(8).view(2, 4)
     close(again(ids).logits, model(ids).logits)
     assert {name for name, p in model.named_parameters() if not p.isfinite().all()} == set()
@@ -339,34 +316,32 @@ def test_what_the_published_format_cannot_hold_is_refused(tmp_path, overrides, m
     tiny_model(**{"intermediate_size": 64, "gate_hidden_size": 16, "length_head": False, **overrides}).save_pretrained(
         tmp_path / "bad.pt"
     )
-    with pytest.raises(ValueError, match=message):
-        call(tmp_path / "bad.pt", tmp_path / "out", "--reverse")
-    assert [p.name for p in tmp_path.iterdir()] == ["bad.pt"]
+    refuses(tmp_path, message, reverse=True)
 
 
 def test_a_tokenizer_too_large_for_the_checkpoint_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="97"):
-        call(FIXTURE, tmp_path / "out", "--tokenizer", str(ROOT / "examples" / "models" / "yan-e2e"))
+    assert "97" in refused(SCRIPT, cwd=tmp_path, checkpoint=FIXTURE, output_dir="out", tokenizer=YAN_E2E)
     assert list(tmp_path.iterdir()) == []
 
 
+PULL = """
+import torch
+from transformers import AutoModelForSeq2SeqLM
+model = AutoModelForSeq2SeqLM.from_pretrained("org/yan-tiny", trust_remote_code=True).eval()
+assert type(model).__module__.startswith("transformers_modules")
+print(model(torch.arange(8).view(2, 4)).logits.double().sum().item())
+"""
+
+
 def test_pushed_folder_loads_from_the_hub_with_a_card(tmp_path):
+    options = {"checkpoint": FIXTURE, "output_dir": "out", "push_to_hub": "org/yan-tiny"}
+    # The Hub's address is read when huggingface_hub is imported, so that both sides are processes of their own.
     with hub_on_loopback(tmp_path / "cache") as (environment, repositories):
-        done = convert(FIXTURE, tmp_path / "out", "--push_to_hub", "org/yan-tiny", environment=environment)
-        assert done.returncode == 0, done.stderr
+        succeeded(run_process(ROOT / SCRIPT, cwd=tmp_path, environment=environment, **options))
         pushed = repositories["org/yan-tiny"]
         assert {"config.json", "generation_config.json", "model.safetensors", "modeling_yan.py"} <= pushed.keys()
         assert 'from_pretrained("org/yan-tiny", trust_remote_code=True)' in pushed["README.md"].decode()
-        code = (
-            "import torch; from transformers import AutoModelForSeq2SeqLM as A;"
-            "m = A.from_pretrained('org/yan-tiny', trust_remote_code=True).eval();"
-            "assert type(m).__module__.startswith('transformers_modules');"
-            "print(m(torch.arange(8).view(2, 4)).logits.double().sum().item())"
-        )
-        pulled = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path
-        )
-        assert pulled.returncode == 0, pulled.stderr
+        pulled = succeeded(run_process("-c", PULL, cwd=tmp_path, environment=environment))
     local = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").eval()
     assert float(pulled.stdout) == pytest.approx(local(torch.arange(8).view(2, 4)).logits.double().sum().item())
 
@@ -381,5 +356,5 @@ def test_pushed_folder_loads_from_the_hub_with_a_card(tmp_path):
 def test_what_the_published_format_cannot_hold_is_named(changed, named):
     config = tiny_config(**{"intermediate_size": 64, "gate_hidden_size": 16, "length_head": False, **changed})
     with pytest.raises(ValueError, match="published format cannot hold") as error:
-        runpy.run_path(str(SCRIPT))["published_config"](config)
+        script_functions(SCRIPT)["published_config"](config)
     assert named in str(error.value)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.evaluation.metrics import bert_f1, diversity, normalize_answer, score_texts, token_f1
-from modeling_yan.training.tokenization import train_tokenizer
 
 
 def test_perfect_text_scores_a_hundred_against_any_of_its_references():

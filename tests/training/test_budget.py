@@ -7,11 +7,11 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments
 
+from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.training.budget import apply_budget, flops_per_update, with_earlier_stages
-from modeling_yan.training.tokenization import train_tokenizer
 from modeling_yan.training.trainer import YanSeq2SeqTrainer
 
-from ..conftest import tiny_model
+from ..helpers import seeded, tiny_model
 
 
 def make_trainer(tmp_path, **options) -> YanSeq2SeqTrainer:
@@ -52,8 +52,7 @@ def test_a_budget_becomes_updates(tmp_path):
 def test_rows_of_different_length_are_counted_in_their_proportion(tmp_path):
     """Sorted by length, the first batches are the longest."""
     trainer = make_trainer(tmp_path, train_sampling_strategy="group_by_length")
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(2, 16, (400,), generator=generator).tolist()
+    lengths = torch.randint(2, 16, (400,), generator=seeded()).tolist()
     rows = [{"input_ids": [5] * n, "attention_mask": [1] * n, "labels": [8, 2]} for n in lengths]
     trainer.train_dataset = Dataset.from_list(rows)
     counted = flops_per_update(trainer)

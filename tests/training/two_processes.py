@@ -1,8 +1,8 @@
 """
-Run by test_distributed.py in one process or in two: trains a tiny model with every draw pinned in the data, so that the loss
-curve depends on the global batch alone, and writes the curve and the weights.
+Run by test_distributed.py in one process or in two: trains tiny models with every draw pinned in the data, so that the
+loss curve depends on the global batch alone, and writes the curves and the weights.
 
-    python two_processes.py ddp|fsdp2 OUTPUT_DIR JSON_OPTIONS
+    python two_processes.py '[{"kind": "ddp" or "fsdp2", "output": DIR, "arguments": {…}, "config": {…}}, …]'
 """
 
 import json
@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from transformers import Seq2SeqTrainingArguments
 
 from modeling_yan.training.trainer import YanSeq2SeqTrainer
-from tests.conftest import tiny_model
+from tests.helpers import pinned_draws, seeded, source_batch, target_labels, tiny_model
 
 ROWS, SOURCE, TARGET, UPDATES = 32, 7, 5, 4
 WRAPPED = ("YanEncoderLayer", "YanFeedForward", "YanMamba", "YanExperts", "YanDecoderLayer")
@@ -26,26 +26,20 @@ WRAPPED = ("YanEncoderLayer", "YanFeedForward", "YanMamba", "YanExperts", "YanDe
 
 def rows() -> dict[str, torch.Tensor]:
     """Sources, targets of different length, and all that training would draw."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(4, 53, (ROWS, TARGET), generator=generator)
-    lengths = torch.randint(2, TARGET + 1, (ROWS, 1), generator=generator)
-    return {
-        "input_ids": torch.randint(4, 53, (ROWS, SOURCE), generator=generator),
-        "labels": labels.masked_fill(torch.arange(TARGET) >= lengths, -100),
-        "prior_noise": torch.randn(ROWS, TARGET, 16, generator=generator),
-        "timesteps": torch.rand(ROWS, generator=generator),
-        "expert_indices": torch.randint(3, (ROWS, TARGET), generator=generator),
-    }
+    lengths = torch.randint(2, TARGET + 1, (ROWS,), generator=seeded()).tolist()
+    lengths[0] = TARGET
+    ids, _ = source_batch([SOURCE] * ROWS)
+    return {"input_ids": ids, "labels": target_labels(lengths), **pinned_draws(ROWS, TARGET)}
 
 
-def build(options: dict) -> torch.nn.Module:
-    return tiny_model(latent_noise=0.0, **options.get("config", {})).train()
+def build(config: dict) -> torch.nn.Module:
+    return tiny_model(latent_noise=0.0, **config).train()
 
 
-def with_trainer(output: Path, options: dict) -> None:
+def with_trainer(output: Path, arguments: dict, config: dict) -> None:
     """DDP where there are two processes, as Trainer does it."""
-    world, settings = int(os.environ.get("WORLD_SIZE", 1)), options.get("arguments", {})
-    arguments = Seq2SeqTrainingArguments(
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    settings = Seq2SeqTrainingArguments(
         output,
         max_steps=UPDATES,
         save_steps=UPDATES // 2,
@@ -55,14 +49,14 @@ def with_trainer(output: Path, options: dict) -> None:
         use_cpu=True,
         disable_tqdm=True,
         remove_unused_columns=False,
-        per_device_train_batch_size=8 // world // settings.get("gradient_accumulation_steps", 1),
+        per_device_train_batch_size=8 // world // arguments.get("gradient_accumulation_steps", 1),
         ddp_find_unused_parameters=False,
-        **settings,
+        **arguments,
     )
     data = rows()
     trainer = YanSeq2SeqTrainer(
-        build(options),
-        arguments,
+        build(config),
+        settings,
         train_dataset=Dataset.from_dict({"row": list(range(ROWS))}),
         data_collator=lambda features: {k: v[[f["row"] for f in features]] for k, v in data.items()},
     )
@@ -73,13 +67,13 @@ def with_trainer(output: Path, options: dict) -> None:
         (output / "logs.json").write_text(json.dumps(logs))
 
 
-def with_fsdp2(output: Path, options: dict) -> None:
+def with_fsdp2(output: Path, arguments: dict, config: dict) -> None:
     """Sharded with torch's fully_shard where there are two processes; accelerate ignores FSDP on a CPU."""
     distributed = "WORLD_SIZE" in os.environ
-    if distributed:
+    if distributed and not dist.is_initialized():
         dist.init_process_group("gloo")
     rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    model = build(options)
+    model = build(config)
     if distributed:
         mesh = torch.distributed.init_device_mesh("cpu", (world,))
         for module in reversed(list(model.modules())):
@@ -104,22 +98,31 @@ def with_fsdp2(output: Path, options: dict) -> None:
             mean /= world
         curve.append({"loss": mean.item()})
     model.eval()
-    text = model.generate(data["input_ids"][:2], target_lengths=4, generator=torch.Generator().manual_seed(0))
+    text = model.generate(data["input_ids"][:2], target_lengths=4, generator=seeded())
     state = {
         name: value.full_tensor() if hasattr(value, "full_tensor") else value
         for name, value in model.state_dict().items()
     }
     if rank == 0:
-        (output / "final").mkdir(parents=True)
-        model.config.save_pretrained(output / "final")
-        save_file(
-            {k: v.contiguous() for k, v in state.items()}, output / "final" / "model.safetensors", {"format": "pt"}
-        )
+        final = output / "final"
+        final.mkdir(parents=True)
+        model.config.save_pretrained(final)
+        save_file({k: v.contiguous() for k, v in state.items()}, final / "model.safetensors", {"format": "pt"})
         (output / "logs.json").write_text(json.dumps(curve))
         (output / "text.json").write_text(json.dumps(text.tolist()))
-    if distributed:
-        dist.destroy_process_group()
+
+
+def run_jobs(jobs: list[dict]) -> None:
+    """One job after the other, each from the same seed."""
+    for job in jobs:
+        torch.manual_seed(0)
+        run = {"ddp": with_trainer, "fsdp2": with_fsdp2}[job["kind"]]
+        run(Path(job["output"]), job.get("arguments", {}), job.get("config", {}))
 
 
 if __name__ == "__main__":
-    {"ddp": with_trainer, "fsdp2": with_fsdp2}[sys.argv[1]](Path(sys.argv[2]), json.loads(sys.argv[3]))
+    run_jobs(json.loads(sys.argv[1]))
+    if dist.is_initialized():
+        # Whoever leaves first takes the connections of the other with it.
+        dist.barrier()
+        dist.destroy_process_group()

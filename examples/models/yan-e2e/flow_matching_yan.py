@@ -9,6 +9,7 @@ Shapes: `...` any leading dimensions (batch, tokens), `K` experts, `d` channels.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,10 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def linear_path(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
-    """`x_t = (1 - t) x_0 + t x_1` (MoE-FM, flow matching preliminaries); `t` is a scalar or has leading dimensions of `x_0`."""
+    """
+    `x_t = (1 - t) x_0 + t x_1` (MoE-FM, flow matching preliminaries); `t` is a scalar or has leading dimensions of
+    `x_0`.
+    """
     t = _expand_time(t, x_0)
     return (1 - t) * x_0 + t * x_1
 
@@ -79,7 +83,7 @@ def sample_timesteps(
     if alpha == 1 and beta == 1:
         return torch.rand(batch_size, generator=generator, device=device)
     # A Beta variate is the share of one of two Gamma variates; torch.distributions takes no generator.
-    shape = torch.tensor([alpha, beta], device=device).expand(batch_size, 2).contiguous()
+    shape = torch.tensor([alpha, beta], dtype=torch.float32, device=device).expand(batch_size, 2).contiguous()
     gamma = torch._standard_gamma(shape, generator=generator)
     return gamma[:, 0] / gamma.sum(-1)
 
@@ -183,24 +187,25 @@ def masked_mean(values: Tensor, mask: Tensor, count: Tensor | float | None = Non
     return total / (mask.sum().clamp_min(1) if count is None else count)
 
 
-def select_experts(
-    gate_probs: Tensor, *, uniform: Tensor | None = None, generator: torch.Generator | None = None
+def sample_categorical(
+    probs: Tensor, *, uniform: Tensor | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
     """
-    Draws one expert per token by inverting the gate's distribution function.
+    Draws from categorical distributions by inverting their distribution functions: an expert for each token, or a token
+    for each position.
 
     Args:
-        gate_probs: (..., K).
+        probs: (..., K), not negative; need not add up to 1.
         uniform: (...) numbers in [0, 1) that decide the draw; drawn when absent.
 
     Returns:
         (...) int64
     """
-    probs = gate_probs.float()
+    probs = probs.float()
     if uniform is None:
         uniform = torch.rand(probs.shape[:-1], generator=generator, device=probs.device)
     cumulative = probs.cumsum(-1)
-    # Scaled by the total, so that rounding can never select an expert past the last.
+    # Scaled by the total, so that rounding can never select an index past the last.
     index = (cumulative <= (uniform * cumulative[..., -1]).unsqueeze(-1)).sum(-1)
     return index.clamp_max(probs.shape[-1] - 1)
 
@@ -209,8 +214,8 @@ def select_shown(
     wrong: Tensor, canvas_mask: Tensor, ratio: float, *, generator: torch.Generator | None = None
 ) -> Tensor:
     """
-    Positions whose targets are shown in training (glancing, arXiv 2008.07905): of each row as many as `ratio` times those it
-    writes wrong, rounded down and drawn evenly from all of its canvas.
+    Positions whose targets are shown in training (glancing, arXiv 2008.07905): of each row as many as `ratio` times
+    those it writes wrong, rounded down and drawn evenly from all of its canvas.
 
     Args:
         wrong, canvas_mask: (B, L) bool.
@@ -255,25 +260,27 @@ def _check_solver(solver: str) -> None:
 
 
 def solve_ode(
-    velocity_fn: Callable[[Tensor, Tensor], Tensor],
+    velocity_fn: Callable[[Tensor, Tensor, int], Tensor],
     x_0: Tensor,
     num_steps: int | None = None,
     *,
     solver: str = "euler",
     time_grid: Tensor | None = None,
-    callback: Callable[[int, Tensor], None] | None = None,
+    callback: Callable[[int, Tensor, Tensor], None] | None = None,
     return_trajectory: bool = False,
 ) -> Tensor:
     """
-    Integrates `dx/dt = velocity_fn(x, t)` with a fixed-step explicit solver. Differentiable.
+    Integrates `dx/dt = velocity_fn(x, t, i)` with a fixed-step explicit solver. Differentiable.
 
     Args:
-        velocity_fn: takes the state and a scalar time tensor, returns the velocity in the state's shape.
+        velocity_fn: takes the state, a scalar time tensor and the number of the evaluation (from 0, the index into
+            `evaluation_times`); returns the velocity in the state's shape.
         x_0: state at the first time.
         num_steps: steps of a uniform grid on [0, 1]; not needed with `time_grid`.
         solver: "euler" (order 1), "midpoint" or "heun" (order 2; two evaluations a step).
         time_grid: strictly increasing times, one more than steps.
-        callback: called with the step's number (from 0) and the state after it.
+        callback: called after each step with its number (from 0), the state after it, and the state at the last time
+            that the step's velocity leads to.
         return_trajectory: return all states (steps + 1, *x_0.shape), the first being `x_0`.
 
     Raises:
@@ -293,17 +300,53 @@ def solve_ode(
     x, states = x_0, [x_0]
     for step in range(len(time_grid) - 1):
         t, dt = time_grid[step], (time_grid[step + 1] - time_grid[step]).to(x_0.dtype)
-        v = velocity_fn(x, t)
+        index = step * SOLVER_EVALUATIONS[solver]
+        v = velocity_fn(x, t, index)
         if solver == "midpoint":
-            v = velocity_fn(x + dt / 2 * v, (t + time_grid[step + 1]) / 2)
+            v = velocity_fn(x + dt / 2 * v, (t + time_grid[step + 1]) / 2, index + 1)
         elif solver == "heun":
-            v = (v + velocity_fn(x + dt * v, time_grid[step + 1])) / 2
+            v = (v + velocity_fn(x + dt * v, time_grid[step + 1], index + 1)) / 2
         x = x + dt * v
         if callback is not None:
-            callback(step, x)
+            callback(step, x, x + (time_grid[-1] - time_grid[step + 1]).to(x.dtype) * v)
         if return_trajectory:
             states.append(x)
     return torch.stack(states) if return_trajectory else x
+
+
+def solve_mixture_ode(
+    evaluate: Callable[[Tensor, Tensor, int], Any],
+    choose_experts: Callable[[Any], Any],
+    expert_velocity: Callable[[Any, Any, Tensor, Tensor], Tensor],
+    x_0: Tensor,
+    *,
+    time_grid: Tensor,
+    **options,
+) -> tuple[Tensor, Any]:
+    """
+    Sampling of a mixture flow (MoE-FM, sampling): each token's expert is chosen once, from the first evaluation, and
+    kept along the whole trajectory. The choice and the first step share that evaluation.
+
+    Args:
+        evaluate: state, time and number of the evaluation -> what the other two read, for example a trunk's hidden
+            states.
+        choose_experts: the first evaluation -> the experts.
+        expert_velocity: an evaluation, the experts, the state and the time -> the experts' velocity in the state's
+            shape.
+        x_0: state at the first time.
+        time_grid: as `solve_ode` takes it.
+        **options: `solver`, `callback` and `return_trajectory` of `solve_ode`.
+
+    Returns:
+        As `solve_ode`; and the experts, as `choose_experts` gave them.
+    """
+    first = evaluate(x_0, time_grid[0], 0)
+    experts = choose_experts(first)
+
+    def velocity(x_t: Tensor, t: Tensor, index: int) -> Tensor:
+        return expert_velocity(first if index == 0 else evaluate(x_t, t, index), experts, x_t, t)
+
+    return solve_ode(velocity, x_0, time_grid=time_grid, **options), experts
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -322,8 +365,8 @@ def chunked_token_cross_entropy(
     states: Tensor, head: Callable[[Tensor], Tensor], labels: Tensor, chunk_size: int, *, label_smoothing: float = 0.0
 ) -> Tensor:
     """
-    `token_cross_entropy(head(states), labels)` with the logits of `chunk_size` positions at a time, computed a second time in
-    the backward pass: memory does not grow with positions x vocabulary.
+    `token_cross_entropy(head(states), labels)` with the logits of `chunk_size` positions at a time, computed a second
+    time in the backward pass: memory does not grow with positions x vocabulary.
 
     Args:
         states: (..., d).
@@ -336,39 +379,3 @@ def chunked_token_cross_entropy(
 
     pairs = zip(states.flatten(0, -2).split(chunk_size), labels.flatten().split(chunk_size))
     return torch.cat([checkpoint(loss, *pair, use_reentrant=False) for pair in pairs]).view(labels.shape)
-
-
-def ngram_distance(logits: Tensor, labels: Tensor, size: int = 2) -> Tensor:
-    """
-    Share of a target's n-grams that the tokens of independent positions are not expected to hold, in [0, 1] (bag-of-n-grams difference,
-    arXiv 1911.09320): no position is asked for a certain token, so that a text that is right but shifted by a word costs little, and a
-    repeated word gains nothing.
-
-        1 - sum_g min(E[count of g], count of g in the target) / (L - n + 1),   E[count of g] = sum_i prod_m p_(i+m)(g_m)
-
-    Args:
-        logits: (B, L, V).
-        labels: (B, L), -100 is padding at the end of a row.
-        size: n. A target shorter than that has no n-gram, and distance 0.
-
-    Returns:
-        (B,), differentiable and exact: nothing is sampled.
-    """
-    rows, length = labels.shape
-    valid = labels != -100
-    targets = labels.masked_fill(~valid, 0)
-    both = valid.unsqueeze(2) & valid.unsqueeze(1)
-    # (B, i, j): probability of target token j at position i, and whether the targets i and j are the same.
-    probs = logits.float().softmax(-1).gather(-1, targets.unsqueeze(1).expand(rows, length, length)) * both
-    equal = (targets.unsqueeze(2) == targets.unsqueeze(1)) & both
-
-    def along_diagonals(x: Tensor) -> Tensor:
-        # The n-gram that begins at j, at position i.
-        shifted = [F.pad(x, (0, m, 0, m))[:, m : m + length, m : m + length] for m in range(size)]
-        return torch.stack(shifted).prod(0)
-
-    begins = F.pad(valid, (0, size - 1))[:, size - 1 :]
-    counts = along_diagonals(equal.to(probs)).sum(1).clamp_min(1)
-    matched = torch.minimum(along_diagonals(probs).sum(1), counts) / counts
-    number = begins.sum(1)
-    return torch.where(number > 0, 1 - (matched * begins).sum(1) / number.clamp_min(1), 0)

@@ -1,8 +1,16 @@
 """Options of generation: their defaults, where they come from, and which are refused."""
 
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
 from transformers.generation import GenerationConfig, GenerationMixin
 
+from .compilation_yan import default_compile_options
 from .flow_matching_yan import SOLVER_EVALUATIONS
+from .input_checks_yan import check_number
+from .sampling_yan import SamplingOptions
 
 # Defaults of the options that transformers' GenerationConfig does not know. They live in it as plain attributes.
 GENERATION_DEFAULTS = {
@@ -18,25 +26,167 @@ GENERATION_DEFAULTS = {
     "output_trajectory": False,
     "compile": False,
 }
-# Left-to-right options, with the values that ask for nothing.
-NEUTRAL_OPTIONS = {
-    "num_beams": (None, 1),
-    "repetition_penalty": (None, 1.0),
-    "encoder_repetition_penalty": (None, 1.0),
-    "no_repeat_ngram_size": (None, 0),
-    "encoder_no_repeat_ngram_size": (None, 0),
-    "typical_p": (None, 1.0),
-    "min_p": (None,),
-    "bad_words_ids": (None,),
-    "sequence_bias": (None,),
-    "suppress_tokens": (None,),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "stop_strings": (None,),
-    "penalty_alpha": (None, 0.0),
-    "guidance_scale": (None, 1.0),
-    "watermarking_config": (None,),
+# Steps and candidates beyond this are typing errors, and would fill memory before anything else.
+MOST = 10_000
+CHOICES = {
+    "solver": tuple(SOLVER_EVALUATIONS),
+    "expert_selection": ("sample", "argmax"),
+    "length_mode": ("predicted", "canvas"),
 }
+# Options of transformers' GenerationConfig that YAN honours,
+HONOURED_OPTIONS = {
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "min_new_tokens",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "num_return_sequences",
+    "return_dict_in_generate",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "compile_config",
+    "disable_compile",
+}
+# and those that change no text, only how a left-to-right model computes it. All others are refused unless they ask for
+# nothing.
+WITHOUT_EFFECT = {
+    "use_cache",
+    "cache_implementation",
+    "cache_config",
+    "max_cache_len",
+    "prefill_chunk_size",
+    "low_memory",
+    "decoder_start_token_id",
+    "is_assistant",
+    "continuous_batching_config",
+    "transformers_version",
+    "_from_model_config",
+    "_commit_hash",
+    "_original_object_hash",
+}
+REASONS = {
+    "output_scores": "scores of texts come with return_dict_in_generate=True, as sequences_scores",
+    "output_logits": "scores of texts come with return_dict_in_generate=True, as sequences_scores",
+    "output_attentions": "call the model's forward with output_attentions=True",
+    "output_hidden_states": "call the model's forward with output_hidden_states=True",
+    "max_time": "a call has a fixed number of steps; choose num_inference_steps",
+}
+
+
+def check_library_options(options: Mapping[str, object]) -> None:
+    """
+    Raises:
+        ValueError: for a length that is no whole number, and for a filter of tokens that is no number.
+    """
+    for name in ("max_length", "max_new_tokens", "min_length", "min_new_tokens", "top_k"):
+        if options.get(name) is not None:
+            expected = "a whole number, not negative"
+            check_number(name, options[name], allowed=lambda x: x >= 0, expected=expected, whole=True)
+    for name in ("temperature", "top_p"):
+        if options.get(name) is not None:
+            check_number(name, options[name], allowed=lambda x: x >= 0, expected="a finite number, not negative")
+
+
+def refuse_other_options(options: GenerationConfig) -> None:
+    """
+    Raises:
+        ValueError: for an option of left-to-right generation that asks for something.
+    """
+    neutral = GenerationConfig._get_default_generation_params()
+    for name in vars(GenerationConfig()):
+        if name in HONOURED_OPTIONS or name in WITHOUT_EFFECT:
+            continue
+        value = getattr(options, name, None)
+        if value is not None and value is not False and value != neutral.get(name):
+            reason = REASONS.get(
+                name,
+                "it belongs to left-to-right generation, and YAN writes all positions at once; use num_candidates, "
+                "num_length_candidates, temperature, top_k or top_p",
+            )
+            raise ValueError(f"{name}={value!r} cannot be honoured: {reason}")
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """
+    What a call of `generate()` does, resolved and checked.
+
+    Args:
+        sampling: what is computed on a canvas.
+        longest: tokens that an answer may have.
+        length_mode: "predicted" or "canvas".
+        num_length_candidates, num_candidates, num_return_sequences: lengths and priors tried, and texts returned per
+            row.
+        prior_temperature: scales drawn noise.
+        pad_token_id: what a text is padded with: the first EOS where there is no padding token.
+        bos_token_id: dropped where a text begins with it; None if there is none, or if it also ends texts.
+        return_dict: whether a `YanGenerateOutput` is returned.
+        compile_options: keyword arguments of `torch.compile`; None where nothing is compiled.
+    """
+
+    sampling: SamplingOptions
+    longest: int
+    length_mode: str
+    num_length_candidates: int
+    num_candidates: int
+    num_return_sequences: int
+    prior_temperature: float
+    pad_token_id: int
+    bos_token_id: int | None
+    return_dict: bool
+    compile_options: dict | None
+
+    @property
+    def num_priors(self) -> int:
+        """Priors of each row."""
+        return max(self.num_candidates, self.num_return_sequences)
+
+    @property
+    def num_evaluations(self) -> int:
+        """Evaluations of the velocity field's trunk."""
+        return self.sampling.num_inference_steps * SOLVER_EVALUATIONS[self.sampling.solver]
+
+    @classmethod
+    def from_config(cls, config: GenerationConfig, device: torch.device) -> "GenerationOptions":
+        """From a complete `GenerationConfig`."""
+        eos = config.eos_token_id
+        eos = () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)
+        filters = {name: getattr(config, name) for name in ("temperature", "top_k", "top_p")}
+        sampling = SamplingOptions(
+            num_inference_steps=config.num_inference_steps,
+            solver=config.solver,
+            time_shift=config.time_shift,
+            expert_selection=config.expert_selection,
+            blank_penalty=float(config.blank_penalty),
+            min_new_tokens=max(config.min_new_tokens or 0, config.min_length or 0),
+            eos_token_ids=eos,
+            do_sample=bool(config.do_sample),
+            output_trajectory=bool(config.output_trajectory),
+            **(filters if config.do_sample else {}),
+        )
+        compile_options = None
+        if config.compile and config.compile_config is None:
+            compile_options = default_compile_options(device)
+        elif config.compile:
+            compile_options = {**config.compile_config.to_dict(), "fullgraph": True, "dynamic": False}
+            compile_options.pop("_compile_all_devices", None)
+        return cls(
+            sampling=sampling,
+            longest=config.max_length if config.max_new_tokens is None else config.max_new_tokens,
+            length_mode=config.length_mode,
+            num_length_candidates=config.num_length_candidates,
+            num_candidates=config.num_candidates,
+            num_return_sequences=config.num_return_sequences,
+            prior_temperature=config.prior_temperature,
+            pad_token_id=(*eos, 0)[0] if config.pad_token_id is None else config.pad_token_id,
+            bos_token_id=None if config.bos_token_id in eos else config.bos_token_id,
+            return_dict=bool(config.return_dict_in_generate),
+            compile_options=compile_options,
+        )
 
 
 class YanGenerationOptionsMixin(GenerationMixin):
@@ -53,8 +203,8 @@ class YanGenerationOptionsMixin(GenerationMixin):
 
     def adjust_generation_fn(self, *args, **kwargs):
         """
-        As in transformers; a folder without generation options (an autoencoder's) gets YAN's defaults, and fields of the model's config that
-        were given to `from_pretrained` stay out of the generation options.
+        As in transformers; a folder without generation options (an autoencoder's) gets YAN's defaults, and fields of
+        the model's config that were given to `from_pretrained` stay out of the generation options.
         """
         own = set(self.config.to_dict()) - set(GenerationConfig().to_dict())
         super().adjust_generation_fn(*args, **{name: value for name, value in kwargs.items() if name not in own})
@@ -68,7 +218,22 @@ class YanGenerationOptionsMixin(GenerationMixin):
         """Required by PEFT's sequence-to-sequence wrapper; YAN's `generate` never calls it."""
         raise NotImplementedError("YAN writes all positions at once; there is no next-token input to prepare")
 
+    def generation_options(self, generation_config: GenerationConfig | None = None, **kwargs) -> GenerationOptions:
+        """
+        What `generate()` does with these options: argument, then `generation_config`, then the model's own, then the
+        default.
+
+        Raises:
+            ValueError: for an unknown option, a value that is none, or options that do not go together.
+        """
+        complete, unused = self._prepare_generation_config(generation_config, **kwargs)
+        if unused:
+            raise ValueError(f"generate() got unknown arguments {sorted(unused)}; see its docstring for the options")
+        return GenerationOptions.from_config(complete, self.device)
+
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs):
+        # The library's own checks compare before they look at types.
+        check_library_options(kwargs)
         defaults = self._default_options()
         ours = {name: kwargs[name] for name in defaults if kwargs.get(name) is not None}
         kwargs = {name: value for name, value in kwargs.items() if name not in defaults}
@@ -80,7 +245,15 @@ class YanGenerationOptionsMixin(GenerationMixin):
                 None if generation_config is None else generation_config.max_length,
             )
         )
-        generation_config, unused = super()._prepare_generation_config(generation_config, **kwargs)
+        # The library ties the number of texts to sampling or beams, and would refuse it.
+        holders = [config for config in (generation_config, self.generation_config) if config is not None]
+        returned = next((c.num_return_sequences for c in holders if c.num_return_sequences is not None), None)
+        if returned is not None:
+            ours.setdefault("num_return_sequences", returned)
+        given = copy.deepcopy(generation_config) or GenerationConfig()
+        given.num_return_sequences = 1
+        generation_config, _ = super()._prepare_generation_config(given)
+        unused = generation_config.update(**kwargs)
         if not has_max_length:
             generation_config.max_length = self.config.max_position_embeddings
         for name, default in defaults.items():
@@ -93,40 +266,69 @@ class YanGenerationOptionsMixin(GenerationMixin):
         return generation_config, unused
 
     def _default_options(self) -> dict:
-        # num_return_sequences is among ours because the library ties it to sampling or beams.
         length_mode = "predicted" if self.config.length_head else "canvas"
         return {**GENERATION_DEFAULTS, "length_mode": length_mode, "num_return_sequences": 1}
 
     def _check_options(self, options: GenerationConfig) -> None:
         for name in ("num_inference_steps", "num_length_candidates", "num_candidates", "num_return_sequences"):
-            value = getattr(options, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-        allowed = {
-            "solver": SOLVER_EVALUATIONS,
-            "expert_selection": ("sample", "argmax"),
-            "length_mode": ("predicted", "canvas"),
-        }
-        for name, values in allowed.items():
+            check_number(
+                name,
+                getattr(options, name),
+                allowed=lambda x: 1 <= x <= MOST,
+                expected=f"a whole number of at least 1 and at most {MOST}",
+                whole=True,
+            )
+        check_library_options(vars(options))
+        for name, values in CHOICES.items():
             if getattr(options, name) not in values:
                 raise ValueError(f"{name}={getattr(options, name)!r} must be one of {sorted(values)}")
-        if options.prior_temperature < 0:
-            raise ValueError(f"prior_temperature={options.prior_temperature} must not be negative")
+        positive = {"allowed": lambda x: x > 0, "expected": "a finite number greater than 0"}
+        check_number("time_shift", options.time_shift, **positive)
+        check_number(
+            "prior_temperature",
+            options.prior_temperature,
+            allowed=lambda x: x >= 0,
+            expected="a finite number, not negative",
+        )
+        check_number("blank_penalty", options.blank_penalty, allowed=lambda x: True, expected="a finite number")
+        if options.do_sample and options.temperature is not None:
+            check_number("temperature", options.temperature, **positive)
+        if options.do_sample and options.top_p is not None:
+            check_number("top_p", options.top_p, allowed=lambda x: 0 < x <= 1, expected="above 0 and at most 1")
+        self._check_token_ids(options)
+        self._check_fit(options)
+        refuse_other_options(options)
+
+    def _check_token_ids(self, options: GenerationConfig) -> None:
+        size = self.config.vocab_size
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            value = getattr(options, name)
+            for token_id in value if isinstance(value, list | tuple) else [value]:
+                if token_id is not None:
+                    check_number(
+                        name,
+                        token_id,
+                        allowed=lambda x: 0 <= x < size,
+                        expected=f"a token id below vocab_size={size}",
+                        whole=True,
+                    )
+
+    def _check_fit(self, options: GenerationConfig) -> None:
+        """Options that this model cannot have."""
         if options.blank_penalty and self.config.canvas_ratio == 1:
             raise ValueError(
-                f"blank_penalty={options.blank_penalty} is for canvases with room for blanks; this model has canvas_ratio=1 and writes a "
-                "token at every position"
+                f"blank_penalty={options.blank_penalty} is for canvases with blanks; this model has canvas_ratio=1 and "
+                "writes a token at every position"
             )
-        if options.time_shift <= 0:
-            raise ValueError(f"time_shift={options.time_shift} must be greater than 0")
+        for name in ("min_new_tokens", "min_length"):
+            if getattr(options, name) and self.config.canvas_ratio > 1:
+                raise ValueError(
+                    f"{name}={getattr(options, name)} cannot be promised by a model with canvas_ratio="
+                    f"{self.config.canvas_ratio}: any position may be a blank. Leave it out; target_lengths makes "
+                    "canvases longer"
+                )
         if options.length_mode == "predicted" and self.length_head is None:
             raise ValueError(
                 "length_mode='predicted' needs a length head, this model has none (config.length_head=False); "
                 "use length_mode='canvas' or pass target_lengths"
             )
-        for name, neutral in NEUTRAL_OPTIONS.items():
-            if getattr(options, name, None) not in neutral:
-                raise ValueError(
-                    f"{name}={getattr(options, name)!r} belongs to left-to-right generation; YAN writes all positions "
-                    "at once. Use num_candidates, num_length_candidates, temperature, top_k or top_p"
-                )

@@ -1,0 +1,195 @@
+"""
+Trains a baseline of YAN from scratch with the stock Trainer on a source-target task: GPT-2-shaped, BART-shaped, or
+masked diffusion in LLaDA's way. The first two also serve as teachers.
+
+    python benchmarks/run_baseline.py --architecture gpt2 --task e2e_nlg --dataset_name ../shared/data/e2e_nlg \
+        --tokenizer_name examples/models/yan-e2e --output_dir outputs/gpt2-e2e
+    python benchmarks/run_baseline.py --architecture masked_diffusion --like outputs/yan-babi --training_flops 2e14 \
+        --task babi_qa1 --dataset_name ../shared/data/babi_qa1 --tokenizer_name outputs/yan-babi \
+        --output_dir outputs/diffusion-babi
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    DataCollatorForSeq2Seq,
+    GPT2Config,
+    GPT2LMHeadModel,
+    HfArgumentParser,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.common.arguments import parse_arguments, run_script
+from modeling_yan.data.loading import select_split
+from modeling_yan.data.tasks import Task, evaluation_rows, load_splits
+from modeling_yan.data.tokenization import set_truncation_side, tokenize_pairs
+from modeling_yan.evaluation.baselines import closest_width
+from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
+from modeling_yan.training.runs import finish_run, prepare_run, run_training
+from modeling_yan.training.scoring import score_splits
+
+
+@dataclass
+class BaselineArguments:
+    architecture: Literal["gpt2", "bart", "masked_diffusion"] = field(metadata={"help": "Shape of the model."})
+    task: str = field(metadata={"help": "Name in configuration/tasks, or a YAML file."})
+    dataset_name: str = field(metadata={"help": "Hub name, local folder, or a CSV, JSON or Parquet file."})
+    tokenizer_name: str = field(metadata={"help": "Tokenizer folder or Hub name; YAN's own, to be comparable."})
+    max_source_length: int | None = field(default=None, metadata={"help": "Tokens of a source, instead of the task's."})
+    max_target_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a target (the canvas of masked diffusion), instead of the task's."}
+    )
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows only."})
+    like: str | None = field(
+        default=None, metadata={"help": "A YAN folder; the width is chosen to give as many parameters as it has."}
+    )
+    training_flops: float | None = field(
+        default=None, metadata={"help": "Train for this many FLOPs instead of max_steps."}
+    )
+    hidden_size: int = field(default=192, metadata={"help": "Width, where `like` does not decide it."})
+    layers: int = field(default=6, metadata={"help": "GPT-2: layers. BART: layers of encoder and decoder together."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Attention heads."})
+    init_std: float = field(default=0.02, metadata={"help": "Initial standard deviation of the weights."})
+    attn_implementation: str = field(
+        default="sdpa", metadata={"help": "eager is the faster one to train short texts with on a CPU."}
+    )
+    hidden_dropout_prob: float = field(default=0.1, metadata={"help": "Dropout."})
+
+
+def build_bart(arguments: BaselineArguments, positions: int, width: int, **ids) -> BartForConditionalGeneration:
+    encoder_layers = arguments.layers // 2
+    config = BartConfig(
+        max_position_embeddings=positions,
+        d_model=width,
+        encoder_layers=encoder_layers,
+        decoder_layers=arguments.layers - encoder_layers,
+        encoder_attention_heads=arguments.num_attention_heads,
+        decoder_attention_heads=arguments.num_attention_heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        dropout=arguments.hidden_dropout_prob,
+        init_std=arguments.init_std,
+        decoder_start_token_id=ids["bos_token_id"],
+        forced_eos_token_id=None,
+        **ids,
+    )
+    return BartForConditionalGeneration(config)
+
+
+def build_gpt2(arguments: BaselineArguments, positions: int, width: int, **ids) -> GPT2LMHeadModel:
+    """GPT-2, or the masked diffusion model of its layers, whose noise is `mask_token_id`."""
+    dropout, mask_token_id = arguments.hidden_dropout_prob, ids.pop("mask_token_id")
+    config = GPT2Config(
+        n_positions=positions,
+        n_embd=width,
+        n_layer=arguments.layers,
+        n_head=arguments.num_attention_heads,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        initializer_range=arguments.init_std,
+        **ids,
+    )
+    if arguments.architecture == "gpt2":
+        return GPT2LMHeadModel(config)
+    config.mask_token_id = mask_token_id
+    return MaskedDiffusionLM(config)
+
+
+def build_model(
+    arguments: BaselineArguments, tokenizer: PreTrainedTokenizerBase, positions: int, width: int
+) -> PreTrainedModel:
+    """
+    A randomly initialised baseline over the tokenizer's vocabulary, with greedy decoding as its generation default.
+    """
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    ids["vocab_size"] = len(tokenizer)
+    if arguments.architecture == "bart":
+        model = build_bart(arguments, positions, width, **ids)
+    else:
+        model = build_gpt2(arguments, positions, width, mask_token_id=tokenizer.mask_token_id, **ids)
+    if arguments.architecture != "masked_diffusion":
+        model.generation_config.update(do_sample=False, num_beams=1)
+    return model
+
+
+def equal_width(arguments: BaselineArguments, tokenizer: PreTrainedTokenizerBase, positions: int) -> int:
+    """The width that gives as many parameters as the model `like` has."""
+    config = AutoConfig.from_pretrained(arguments.like, trust_remote_code=True)
+    with torch.device("meta"):
+        wanted = YanForConditionalGeneration(config).num_parameters()
+    return closest_width(
+        lambda width: build_model(arguments, tokenizer, positions, width), wanted, arguments.num_attention_heads
+    )
+
+
+def join_for_causal(row: dict) -> dict:
+    """Source and target on one line of ids; only the target is learned."""
+    source, target = row["input_ids"], row["labels"]
+    return {
+        "input_ids": source + target,
+        "attention_mask": [1] * (len(source) + len(target)),
+        "labels": [-100] * len(source) + target,
+    }
+
+
+def training_rows(
+    arguments: BaselineArguments, texts: Dataset, tokenizer: PreTrainedTokenizerBase, task: Task
+) -> Dataset:
+    """Tokenised pairs as the architecture reads them."""
+    # Masked diffusion learns where to end by writing EOS on the rest of its canvas.
+    fill = arguments.architecture == "masked_diffusion"
+    pairs = tokenize_pairs(texts, tokenizer, task.max_source_length, task.max_target_length, fill_canvas=fill)
+    return pairs if arguments.architecture == "bart" else pairs.map(join_for_causal, desc="join")
+
+
+def main() -> None:
+    arguments, training = parse_arguments(HfArgumentParser((BaselineArguments, TrainingArguments)))
+    resume = prepare_run(training)
+    task = Task.load(arguments.task).with_lengths(arguments.max_source_length, arguments.max_target_length)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name, trust_remote_code=True)
+    set_truncation_side(tokenizer, task.truncation_side)
+    splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
+    train = training_rows(arguments, select_split(splits, "train", arguments.dataset_name), tokenizer, task)
+    positions = task.max_source_length + task.max_target_length
+    width = equal_width(arguments, tokenizer, positions) if arguments.like else arguments.hidden_size
+    model = build_model(arguments, tokenizer, positions, width)
+    model.set_attn_implementation(arguments.attn_implementation)
+    trainer = Trainer(
+        model=model,
+        args=training,
+        train_dataset=train,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        processing_class=tokenizer,
+    )
+    report = {
+        "architecture": arguments.architecture,
+        "hidden_size": width,
+        "train_rows": len(train),
+        **run_training(trainer, training_flops=arguments.training_flops, resume=resume),
+    }
+    report |= score_splits(
+        model,
+        tokenizer,
+        evaluation_rows(splits, arguments.max_eval_samples),
+        task,
+        batch_size=training.per_device_eval_batch_size,
+        eos_token_id=tokenizer.eos_token_id,
+        progress="generate",
+    )
+    finish_run(trainer, report)
+
+
+if __name__ == "__main__":
+    run_script(main)

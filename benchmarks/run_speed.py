@@ -1,0 +1,287 @@
+r"""
+Speed of YAN beside GPT-2 (KV cache; static cache and compiled), BART, a deep encoder with one decoder layer, and masked
+diffusion, all of equal parameter count, in one run on one device.
+
+    python benchmarks/run_speed.py --model examples/models/yan-e2e --lengths 16 64 96 \
+        --output benchmarks/results/benchmark_cpu_shipped.json
+    python benchmarks/run_speed.py --preset yan-small --batch_sizes 1 8 \
+        --output benchmarks/results/benchmark_cpu_small.json
+    python benchmarks/run_speed.py --preset yan-base --dtype bfloat16 --batch_sizes 1 8 32 128 512 \
+        --output benchmarks/results/benchmark_gpu.json
+
+A cell is reported only if what the system wrote equals its own plain computation: for YAN every expert at every step
+without tables, for the autoregressive ones the argmax after every prefix without a cache, for masked diffusion the same
+schedule without a cache. Every call is charged with everything: encoder, length head, draws, scoring.
+"""
+
+import argparse
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
+
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.common.arguments import check_positive, fitting_lengths, load_model_or_preset, run_script
+from modeling_yan.common.reports import machine, write_report
+from modeling_yan.evaluation.baselines import (
+    WritingSystem,
+    bart_baseline,
+    check,
+    compiled_gpt2_baseline,
+    diffusion_baselines,
+    gpt2_baseline,
+    release,
+    shallow_decoder_baseline,
+    yan_system,
+)
+from modeling_yan.evaluation.plots import plot_speed
+from modeling_yan.evaluation.roofline import count_work, measure_device, roofline_seconds
+from modeling_yan.evaluation.speed import System, default_device, measure_side_by_side, peak_memory
+
+BASELINE = "GPT-2, KV cache"
+LENGTHS = [16, 64, 128, 256, 512, 1024]
+COLUMNS = ("batch size", "tokens", "system", "median ms", "tokens/s", "ratio", "roofline", "peak MiB")
+
+
+def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> YanForConditionalGeneration:
+    """
+    A trained model or, with random weights, a preset with positions enough for the lengths.
+
+    Raises:
+        ValueError: for sources that are longer than the model's positions.
+    """
+    longest = max(*(arguments.lengths or LENGTHS), arguments.source_length)
+    model = load_model_or_preset(
+        YanForConditionalGeneration, arguments.model, arguments.preset, max_position_embeddings=longest
+    )
+    positions = model.config.max_position_embeddings
+    if arguments.source_length > positions:
+        raise ValueError(f"--source_length {arguments.source_length} is more than max_position_embeddings={positions}")
+    model.generation_config.update(num_candidates=1, num_length_candidates=1)
+    return model.to(device, dtype).eval()
+
+
+def build_systems(
+    model: YanForConditionalGeneration, steps: list[int], compiled: bool, names: list[str] | None = None
+) -> list[WritingSystem]:
+    """
+    YAN at these numbers of steps and its baselines.
+
+    Args:
+        compiled: whether compiled systems are among them.
+        names: how the names of those that are wanted begin; all by default.
+
+    Raises:
+        ValueError: for a name that no system's begins with.
+    """
+    gpt2 = gpt2_baseline(model)
+    systems = [yan_system(model, n) for n in steps]
+    # In a compiled graph the noise is the same, so that one compiled setting is enough to see what compiling gives.
+    systems += [yan_system(model, 3, compiled=True), compiled_gpt2_baseline(gpt2)] if compiled else []
+    systems += [gpt2, bart_baseline(model), shallow_decoder_baseline(model), *diffusion_baselines(model)]
+    if names is None:
+        return systems
+    known = [system.name for system in systems]
+    unknown = [name for name in names if not any(full.startswith(name) for full in known)]
+    if unknown:
+        raise ValueError(f"--systems {unknown}: no system's name begins so; there are {known}")
+    return [system for system in systems if system.name.startswith(tuple(names))]
+
+
+def describe(
+    system: WritingSystem,
+    source: torch.LongTensor,
+    length: int,
+    summary: dict,
+    *,
+    seconds_per_system: float,
+    rates: dict[str, float],
+) -> dict:
+    """
+    A system's row of a cell: its speed, and what a call costs where one is quick enough to be repeated for that.
+
+    Args:
+        summary: of `measure_side_by_side`.
+        seconds_per_system: a call that takes more is not repeated.
+        rates: of `measure_device`.
+    """
+    median = summary["latency_ms"]["median"]
+    row = {
+        "system": system.name,
+        "median_ms": median,
+        "quartiles_ms": summary["latency_ms"]["quartiles"],
+        "calls": summary["calls"],
+        # At the median, so that one disturbed call does not count against a system.
+        "tokens_per_second": source.shape[0] * length / median * 1e3,
+        "evaluations": system.evaluations(length),
+        "parameters": system.model.num_parameters(),
+    }
+    if median > 1e3 * seconds_per_system:
+        return row
+    call = functools.partial(system.write, source, length)
+    if not system.compiled:
+        work = count_work(call)
+        row |= {**work, "roofline_share": 1e3 * roofline_seconds(work, rates) / median}
+    return {**row, "peak_mib": peak_memory(call, source.device)}
+
+
+def measure_cell(
+    systems: list[WritingSystem],
+    source: torch.LongTensor,
+    length: int,
+    arguments: argparse.Namespace,
+    rates: dict[str, float],
+) -> list[dict]:
+    """
+    All systems at one batch size and length, side by side; one that is wrong is reported as such, without numbers.
+
+    Raises:
+        ValueError: if a system writes another number of tokens than it was asked for.
+    """
+    rows, gates = [], {}
+    for system in systems:
+        written = system.write(source, length).shape
+        if written != (len(source), length):
+            raise ValueError(f"{system.name} wrote {tuple(written)} instead of {(len(source), length)}")
+        gates[system.name] = check(system, source, length)
+        if gates[system.name] is None:
+            rows.append({"system": system.name, "skipped": "differs from its plain computation"})
+    right = [system for system in systems if gates[system.name] is not None]
+    calls = [System(s.name, lambda item, s=s: s.write(item, length).numel(), [source]) for s in right]
+    seconds = arguments.seconds_per_system
+    results = measure_side_by_side(calls, repeats=arguments.repeats, warmup=1, seconds=seconds) if calls else {}
+    for system in right:
+        summary = results[system.name]
+        row = describe(system, source, length, summary, seconds_per_system=seconds, rates=rates)
+        row["gate"] = gates[system.name]
+        if BASELINE in results:
+            row["ratio"] = results[BASELINE]["latency_ms"]["median"] / row["median_ms"]
+        rows.append(row)
+    return rows
+
+
+def measure_batch(
+    model: YanForConditionalGeneration,
+    batch_size: int,
+    lengths: list[int],
+    arguments: argparse.Namespace,
+    rates: dict[str, float],
+) -> Iterator[list[dict]]:
+    """Yields, for each length, the rows of all systems at one batch size."""
+    compiled = batch_size in arguments.compiled_batches
+    systems = build_systems(model, arguments.steps, compiled, arguments.systems)
+    source = torch.randint(4, model.config.vocab_size, (batch_size, arguments.source_length), device=model.device)
+    # Milliseconds per token of the last answer: more for masked diffusion the longer it is, less for YAN.
+    pace: dict[str, float] = {}
+    for length in lengths:
+        expected = {system.name: pace.get(system.name, 0.0) * length / 1e3 for system in systems}
+        late = [name for name, seconds in expected.items() if seconds > arguments.longest_call]
+        rows = [{"system": name, "skipped": f"about {expected[name]:.0f} s a call expected"} for name in late]
+        wanted = [system for system in systems if system.name not in late]
+        try:
+            rows += measure_cell(wanted, source, length, arguments, rates)
+        except torch.OutOfMemoryError:
+            rows += [{"system": s.name, "skipped": "a system of this cell ran out of memory"} for s in wanted]
+        pace |= {row["system"]: row["median_ms"] / length for row in rows if "median_ms" in row}
+        yield [{"batch_size": batch_size, "length": length, **row} for row in rows]
+    del systems
+    release()
+
+
+def crossovers(cells: list[dict], steps: int = 3) -> list[dict]:
+    """
+    For every length the smallest batch size at which a left-to-right system writes more tokens per second than YAN, or
+    None.
+    """
+    found = []
+    names = {cell["system"] for cell in cells if not cell["system"].startswith(("YAN", "masked"))}
+    rates = {(c["system"], c["batch_size"], c["length"]): c["tokens_per_second"] for c in cells if "median_ms" in c}
+    for name in sorted(names):
+        for length in sorted({cell["length"] for cell in cells}):
+            both = [
+                (batch, rate, rates[(f"YAN, {steps} steps", batch, length)])
+                for (system, batch, at), rate in sorted(rates.items())
+                if system == name and at == length and (f"YAN, {steps} steps", batch, length) in rates
+            ]
+            if both:
+                batch = next((batch for batch, theirs, ours in both if theirs > ours), None)
+                found.append({"system": name, "length": length, "batch_size": batch, "largest_batch": both[-1][0]})
+    return found
+
+
+def make_table(cells: list[dict]) -> Table:
+    """The cells that were measured."""
+    table = Table(*COLUMNS)
+    for cell in cells:
+        if "median_ms" not in cell:
+            continue
+        table.add_row(
+            str(cell["batch_size"]),
+            str(cell["length"]),
+            cell["system"],
+            f"{cell['median_ms']:.1f}",
+            f"{cell['tokens_per_second']:,.0f}",
+            f"{cell['ratio']:.1f}" if "ratio" in cell else "",
+            f"{cell['roofline_share']:.0%}" if "roofline_share" in cell else "",
+            f"{cell['peak_mib']:.0f}" if "peak_mib" in cell else "",
+        )
+    return table
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", help="a YAN folder or Hub name")
+    add("--preset", help="or random weights of this size (configuration/models)")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    add("--batch_sizes", type=int, nargs="+", default=[1, 8, 32, 128])
+    add("--lengths", type=int, nargs="+", help=f"tokens of an answer; of {LENGTHS} those that fit by default")
+    add("--steps", type=int, nargs="+", default=[1, 2, 3, 8])
+    add("--source_length", type=int, default=32)
+    add("--compiled_batches", type=int, nargs="*", default=[1], help="batch sizes with compiled systems too")
+    add("--systems", nargs="+", help="only those whose names begin so, such as YAN GPT-2; all by default")
+    add("--repeats", type=int, default=10, help="timed calls of a system in a cell")
+    add("--seconds_per_system", type=float, default=5.0, help="a system gets no further call after these")
+    add("--longest_call", type=float, default=20.0, help="calls expected to take more seconds are left out")
+    add("--output", type=Path, required=True, help="JSON; the plot is written beside it as PNG")
+    arguments = parser.parse_args()
+    numbers = ("batch_sizes", "lengths", "steps", "source_length", "repeats", "seconds_per_system", "longest_call")
+    check_positive(arguments, *numbers)
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    device = default_device()
+    model = build_model(arguments, device, getattr(torch, arguments.dtype))
+    lengths = fitting_lengths(model.config, arguments.lengths, LENGTHS)
+    rates = measure_device(device, model.dtype)
+    report = {
+        "model": arguments.model or arguments.preset,
+        **machine(device),
+        "dtype": str(model.dtype),
+        "source_length": arguments.source_length,
+        "seed": 0,
+        **rates,
+    }
+    cells: list[dict] = []
+    for batch_size in sorted(arguments.batch_sizes):
+        for rows in measure_batch(model, batch_size, lengths, arguments, rates):
+            cells += rows
+            # After every length: a run that is cut off keeps what it has.
+            report |= {"cells": cells, "autoregression_wins_from_batch": crossovers(cells)}
+            write_report(report, arguments.output)
+            print(f"batch size {batch_size}, {rows[0]['length']} tokens: done", flush=True)
+    plot_speed(cells, arguments.output.with_suffix(".png"))
+    Console().print(make_table(cells))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,288 @@
+"""
+Source-target tasks as data: a YAML file says which columns of a data set make the source and the target.
+
+    task = Task.load("squad")                       # configuration/tasks/squad.yaml, or a path
+    rows = task.build(load_dataset("squad")["train"])   # columns: source, target, references
+"""
+
+import logging
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from string import Formatter
+
+import yaml
+from datasets import Dataset, DatasetDict
+
+from modeling_yan.common.paths import configuration_path
+from modeling_yan.data.loading import first_rows, load_data, select_split
+
+logger = logging.getLogger(__name__)
+METRICS = ("bleu", "rouge", "exact_match")
+
+
+class BadRow(ValueError):
+    """A row that has the columns, but nothing in them that the task can use."""
+
+
+def _sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?])\s+", text.strip())
+
+
+def _mask_sentence(values: list[str], *, mask_token: str, index: int) -> str:
+    sentences = _sentences(values[0])
+    if index >= len(sentences):
+        raise BadRow(f"the text has {len(sentences)} sentences, none at index {index}")
+    return " ".join([*sentences[:index], mask_token, *sentences[index + 1 :]])
+
+
+def _mask_spans(text: str, *, mask_token: str, rate: float = 0.08, max_span: int = 3, seed: int = 0) -> str:
+    """
+    Spans of 1 to `max_span` words, about `rate` of all words and at least one, become one mask token each. White space
+    is kept. The spans depend on the seed and the text alone.
+    """
+    pieces = re.split(r"(\s+)", text.strip())
+    words, gaps = pieces[::2], ["", *pieces[1::2]]
+    if len(words) < 2:
+        raise BadRow("the text has less than two words: nothing would be left beside the mask")
+    draw = random.Random(f"{seed} {text}")
+    masked: set[int] = set()
+    wanted = max(1, round(rate * len(words)))
+    for _ in range(20 * wanted):
+        length = min(draw.randint(1, max_span), wanted - len(masked))
+        start = draw.randrange(len(words) - length + 1)
+        # Spans that touched would be one.
+        if length and masked.isdisjoint(range(start - 1, start + length + 1)):
+            masked.update(range(start, start + length))
+    shown = ""
+    for index, (gap, word) in enumerate(zip(gaps, words, strict=True)):
+        if index not in masked:
+            shown += gap + word
+        elif index - 1 not in masked:
+            shown += gap + mask_token
+    return shown
+
+
+# Each takes the column's values as a list and the YAML options by keyword.
+DERIVED_COLUMNS: dict[str, Callable] = {
+    "first": lambda values, **_: values[0],
+    "shortest": lambda values, **_: min(values, key=len),
+    "all": lambda values, **_: list(values),
+    "join": lambda values, **_: " ".join(values),
+    "label": lambda values, *, names, **_: f"{values[0]} {names[int(values[0])]}",
+    "last_word": lambda values, **_: values[0].split()[-1],
+    "without_last_word": lambda values, **_: values[0].rsplit(maxsplit=1)[0],
+    "mask_spans": lambda values, *, mask_token, **options: _mask_spans(values[0], mask_token=mask_token, **options),
+    "mask_sentence": lambda values, *, mask_token, index: _mask_sentence(values, mask_token=mask_token, index=index),
+}
+
+
+def _lookup(row: dict, dotted: str):
+    value = row
+    for key in dotted.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise ValueError(f"column {dotted!r} is not in the data; it has {sorted(row)}")
+        value = value[key]
+    return value
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    A data set read as source-target pairs.
+
+    Args:
+        dataset: name of the data set, as given to `datasets.load_dataset`.
+        source, target: format strings over the columns, the derived columns and `mask_token`.
+        derive: derived columns, `name -> {function, column | columns, **options}`; functions: `DERIVED_COLUMNS`.
+        references: a column, derived or not, holding all acceptable targets of a row; the target alone where there is
+            none.
+        max_source_length, max_target_length: in tokens, special tokens included.
+        metric: "bleu", "rouge" or "exact_match", the one that chooses the best checkpoint.
+        truncation_side: where a source that is too long is cut, "right" or "left"; "left" keeps a question that stands
+            last.
+        bad_rows: "raise", or "drop" rows that cannot be rendered, with a warning that counts them.
+    """
+
+    name: str
+    dataset: str
+    source: str
+    target: str
+    derive: dict[str, dict] = field(default_factory=dict)
+    references: str | None = None
+    max_source_length: int = 512
+    max_target_length: int = 128
+    metric: str = "rouge"
+    truncation_side: str = "right"
+    bad_rows: str = "raise"
+
+    @classmethod
+    def load(cls, name_or_path: str) -> "Task":
+        """
+        Reads `configuration/tasks/<name>.yaml` or the file at a path.
+
+        Raises:
+            ValueError: for unknown or missing keys, and for values that they cannot have.
+        """
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            path = configuration_path("tasks", f"{name_or_path}.yaml")
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        known = {f.name for f in fields(cls)} - {"name"}
+        unknown = set(options) - known
+        if unknown:
+            raise ValueError(f"{path.name}: unknown keys {sorted(unknown)}; known are {sorted(known)}")
+        missing = {"dataset", "source", "target"} - set(options)
+        if missing:
+            raise ValueError(f"{path.name}: {sorted(missing)} must be given")
+        try:
+            return cls(name=path.stem, **options)
+        except ValueError as error:
+            raise ValueError(f"{path.name}: {error}") from None
+
+    def __post_init__(self):
+        choices = {"bad_rows": ("raise", "drop"), "truncation_side": ("right", "left"), "metric": METRICS}
+        for name, values in choices.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} {getattr(self, name)!r} must be one of {', '.join(values)}")
+        for column, options in self.derive.items():
+            if options.get("function") not in DERIVED_COLUMNS:
+                raise ValueError(
+                    f"{column} has function {options.get('function')!r}; known are {sorted(DERIVED_COLUMNS)}"
+                )
+
+    def with_lengths(self, max_source_length: int | None = None, max_target_length: int | None = None) -> "Task":
+        """The same task with other lengths in tokens, where they are given."""
+        lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
+        return replace(self, **{name: value for name, value in lengths.items() if value})
+
+    def render(self, row: dict, mask_token: str = "<mask>") -> dict:
+        """
+        One row of the data set -> `{"source": str, "target": str, "references": [str, …]}`.
+
+        Raises:
+            BadRow: where the row holds nothing that the task can use.
+            ValueError: where the task does not fit the columns.
+        """
+        derived = {name: self._derive(name, row, mask_token) for name in self.derive}
+        columns = {**row, "mask_token": mask_token, **derived}
+        texts = {side: self._fill(side, columns) for side in ("source", "target")}
+        for side, text in texts.items():
+            if not text.strip():
+                raise BadRow(f"task {self.name}: the {side} of a row is empty: {row}")
+        return {**texts, "references": columns.get(self.references) or [texts["target"]]}
+
+    def _derive(self, name: str, row: dict, mask_token: str):
+        """The value of a derived column."""
+        options = dict(self.derive[name])
+        function = DERIVED_COLUMNS[options.pop("function")]
+        wanted = options.pop("columns", None)
+        value = [_lookup(row, c) for c in wanted] if wanted else _lookup(row, options.pop("column"))
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            raise BadRow(f"nothing to derive {name!r} from: the column is an empty list")
+        if any(value is None or value == "" for value in values):
+            raise BadRow(f"nothing to derive {name!r} from: the column is empty")
+        return function(values, mask_token=mask_token, **options)
+
+    def _fill(self, side: str, columns: dict) -> str:
+        """The format string of a side with the columns in it."""
+        form = getattr(self, side)
+        for name in {part[1] for part in Formatter().parse(form) if part[1]}:
+            if name not in columns:
+                known = sorted(set(columns) - {"mask_token"})
+                raise ValueError(f"task {self.name}: column {name!r} is not in the data; it has {known}")
+            value = columns[name]
+            if value is None:
+                raise BadRow(f"task {self.name}: column {name!r} is empty")
+            if not isinstance(value, str | int | float):
+                raise ValueError(
+                    f"task {self.name}: column {name!r} holds a {type(value).__name__}, {value!r:.60}, not text; "
+                    f"derive text from it (functions: {sorted(DERIVED_COLUMNS)})"
+                )
+        return form.format(**columns)
+
+    def build(self, dataset: Dataset, mask_token: str = "<mask>") -> Dataset:
+        """
+        A data set -> columns `source`, `target`, `references`.
+
+        Raises:
+            ValueError: naming the first bad row, or saying that none is good.
+        """
+        first_error = None
+
+        def render(row: dict, index: int) -> dict:
+            nonlocal first_error
+            try:
+                return self.render(row, mask_token)
+            except BadRow as error:
+                if self.bad_rows == "raise":
+                    raise ValueError(f"row {index}: {error}") from None
+                first_error = first_error or f"row {index}: {error}"
+                return {"source": "", "target": "", "references": [""]}
+
+        built = dataset.map(
+            render,
+            with_indices=True,
+            remove_columns=dataset.column_names,
+            desc=f"task {self.name}",
+            load_from_cache_file=False,
+        )
+        if first_error is None:
+            return built
+        kept = built.filter(lambda row: bool(row["source"]))
+        if not len(kept):
+            raise ValueError(f"task {self.name}: none of the {len(built)} rows can be used; {first_error}")
+        logger.warning(f"task {self.name}: {len(built) - len(kept)} of {len(built)} rows dropped; {first_error}")
+        return kept
+
+
+def load_splits(dataset_name: str, task: Task, mask_token: str = "<mask>") -> DatasetDict:
+    """
+    Every split of a data set, read as a task.
+
+    Args:
+        dataset_name: as `load_data` takes it.
+        task: how to read it.
+        mask_token: the tokenizer's mask token, put where a task masks text.
+
+    Raises:
+        ValueError: if the folder holds no data or the columns do not fit the task.
+    """
+    return DatasetDict({name: task.build(split, mask_token) for name, split in load_data(dataset_name).items()})
+
+
+def group_references(dataset: Dataset) -> Dataset:
+    """Joins rows that share a source into one row that holds all their references, in order of first appearance."""
+    grouped: dict[str, list[str]] = {}
+    for source, references in zip(dataset["source"], dataset["references"], strict=True):
+        grouped.setdefault(source, []).extend(references)
+    rows = {"source": list(grouped), "references": [list(dict.fromkeys(r)) for r in grouped.values()]}
+    return Dataset.from_dict({**rows, "target": [r[0] for r in rows["references"]]})
+
+
+def load_rows(
+    dataset_name: str, task: Task, split: str, *, mask_token: str = "<mask>", max_rows: int | None = None
+) -> Dataset:
+    """
+    The rows of one split to be answered and scored, a row for each source (`group_references`).
+
+    Args:
+        dataset_name: as `load_data` takes it.
+        max_rows: the first ones only.
+
+    Raises:
+        ValueError: if there is no such split, or the columns do not fit the task.
+    """
+    rows = select_split(load_data(dataset_name), split, dataset_name)
+    return first_rows(group_references(task.build(rows, mask_token)), max_rows)
+
+
+def evaluation_rows(splits: Mapping[str, Dataset], max_rows: int | None = None) -> dict[str, Dataset]:
+    """
+    The validation and test splits, as far as there are any, with a row for each source; the first `max_rows` of each.
+    """
+    names = [name for name in ("validation", "test") if name in splits]
+    return {name: first_rows(group_references(splits[name]), max_rows) for name in names}

@@ -1,0 +1,126 @@
+"""
+Sequence-level distillation (Kim and Rush 2016): a teacher's answers as a data set, one for each distinct source.
+Interrupted writing resumes.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from modeling_yan.data.loading import select_split
+from modeling_yan.data.sources import cross_fields, drop_fields
+from modeling_yan.data.tasks import Task, evaluation_rows, group_references, load_splits
+from modeling_yan.data.tokenization import set_truncation_side
+from modeling_yan.evaluation.text_generation import iterate_answers, load_text_model
+
+
+@dataclass
+class DistillationArguments:
+    """Whose answers are written, to which sources, and where."""
+
+    teacher: str = field(metadata={"help": "Folder or Hub name of the teacher."})
+    distilled_dir: str = field(metadata={"help": "Where the data set of the teacher's answers goes."})
+    teacher_batch_size: int = field(default=64, metadata={"help": "Sources a generate() call of the teacher answers."})
+    teacher_beams: int = field(default=1, metadata={"help": "Beams of the teacher; 1 is greedy."})
+    extra_sources: int = field(
+        default=0, metadata={"help": "Sources made by dropping fields of training sources, for the teacher to answer."}
+    )
+    crossed_sources: int = field(
+        default=0, metadata={"help": "Sources made of the fields of two training sources, for the teacher to answer."}
+    )
+    field_separator: str = field(
+        default=", ", metadata={"help": "What separates the fields of a source, for extra_sources and crossed_sources."}
+    )
+    only_write: bool = field(default=False, metadata={"help": "Write the data set and stop."})
+
+
+def read_answers(path: Path, sources: list[str]) -> int:
+    """
+    Cuts a file of answers after its last complete line.
+
+    Returns:
+        How many sources are answered in it.
+
+    Raises:
+        ValueError: if its answers are not to the first of these sources.
+    """
+    if not path.exists():
+        return 0
+    lines = path.read_bytes().split(b"\n")[:-1]
+    if [json.loads(line)["source"] for line in lines] != sources[: len(lines)]:
+        raise ValueError(f"{path} holds answers to other sources; choose another distilled_dir or delete it")
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return len(lines)
+
+
+def write_answers(
+    arguments: DistillationArguments, sources: list[str], task: Task, path: Path, device: torch.device
+) -> None:
+    """Appends the teacher's answers, computed on `device`, to a file of JSON lines, going on where it ends."""
+    rest = sources[read_answers(path, sources) :]
+    if not rest:
+        return
+    teacher = load_text_model(arguments.teacher).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.teacher, trust_remote_code=True)
+    set_truncation_side(tokenizer, task.truncation_side)
+    answers = iterate_answers(
+        teacher,
+        tokenizer,
+        rest,
+        batch_size=arguments.teacher_batch_size,
+        max_source_length=task.max_source_length,
+        max_new_tokens=task.max_target_length,
+        num_beams=arguments.teacher_beams,
+        do_sample=False,
+        progress="teacher",
+    )
+    remaining = iter(rest)
+    with path.open("a", encoding="utf-8") as file:
+        for batch in answers:
+            rows = ({"source": next(remaining), "target": target} for target in batch)
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.flush()
+
+
+def write_distilled_data(
+    arguments: DistillationArguments, dataset_name: str, task: Task, *, seed: int, device: torch.device
+) -> int:
+    """
+    Makes `distilled_dir` a data set for the task `pairs`: the teacher's answers are the targets to train on, and the
+    references of made-up sources; given sources and the other splits keep their own references.
+
+    Args:
+        dataset_name, task: the data whose sources are answered.
+        seed: of made-up sources.
+        device: of the teacher.
+
+    Returns:
+        The number of answers that are not empty.
+
+    Raises:
+        ValueError: if there is no training split, no answer, or a file of answers to other sources.
+    """
+    splits = load_splits(dataset_name, task)
+    train = select_split(splits, "train", dataset_name)
+    folder = Path(arguments.distilled_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    given = list(dict.fromkeys(train["source"]))
+    held_out = {source for name, split in splits.items() if name != "train" for source in split["source"]}
+    sources = list(given)
+    for make, count in ((drop_fields, arguments.extra_sources), (cross_fields, arguments.crossed_sources)):
+        if count:
+            sources += make(given, count, arguments.field_separator, seed, held_out | set(sources))
+    write_answers(arguments, sources, task, folder / "answers.jsonl", device)
+    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    known = {row["source"]: row["references"] for row in group_references(train)}
+    rows = [{**row, "references": known.get(row["source"], [row["target"]])} for row in rows if row["target"]]
+    if not rows:
+        raise ValueError(f"teacher {arguments.teacher} answered every source with nothing; is it trained on this task?")
+    Dataset.from_list(rows).to_parquet(folder / "train.parquet")
+    for name, split in evaluation_rows(splits).items():
+        split.to_parquet(folder / f"{name}.parquet")
+    return len(rows)

@@ -1,0 +1,49 @@
+"""Data sets by name: folders, files, and what is not there."""
+
+import pytest
+from datasets import Dataset, DatasetDict, IterableDataset
+
+from modeling_yan.data.loading import first_rows, load_data, require_columns, select_split
+
+ROWS = Dataset.from_dict({"text": ["one", "two", "three"]})
+
+
+@pytest.mark.parametrize(("name", "write"), [
+    ("rows.csv", Dataset.to_csv),
+    ("rows.json", Dataset.to_json),
+    ("rows.jsonl", Dataset.to_json),
+    ("rows.parquet", Dataset.to_parquet),
+], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
+def test_a_file_is_its_training_split(tmp_path, name, write):
+    write(ROWS, tmp_path / name)
+    assert load_data(str(tmp_path / name))["train"]["text"][:] == ROWS["text"][:]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["parquet", "saved", "saved_splits"])
+def test_a_folder_is_read_or_streamed(tmp_path, kind, streaming):
+    if kind == "parquet":
+        ROWS.to_parquet(tmp_path / "train.parquet")
+    else:
+        (ROWS if kind == "saved" else DatasetDict({"train": ROWS})).save_to_disk(tmp_path)
+    rows = load_data(str(tmp_path), streaming=streaming)["train"]
+    assert isinstance(rows, IterableDataset) == streaming
+    assert [row["text"] for row in rows] == ROWS["text"][:]
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="empty folder"):
+        load_data(str(tmp_path))
+    (tmp_path / "rows.txt").write_text("one")
+    with pytest.raises(ValueError, match=r"rows\.txt.*\.csv"):
+        load_data(str(tmp_path / "rows.txt"))
+    with pytest.raises(ValueError, match=r"here has no split 'test'; it has \['train'\]"):
+        select_split({"train": ROWS}, "test", "here")
+    require_columns(["text"], ["text"], "here")
+    with pytest.raises(ValueError, match=r"here has no columns \['title'\]; it has \['text'\]"):
+        require_columns(["text"], ["text", "title"], "here")
+
+
+@pytest.mark.parametrize(("count", "rows"), [(None, 3), (2, 2), (9, 3)])
+def test_the_first_rows_are_no_more_than_there_are(count, rows):
+    assert len(first_rows(ROWS, count)) == rows

@@ -1,0 +1,169 @@
+"""Task files against hand-made rows, and what messy data must say."""
+
+import pytest
+from datasets import Dataset
+
+from modeling_yan.common.paths import configuration_path
+from modeling_yan.data.tasks import DERIVED_COLUMNS, Task, group_references, load_splits
+
+ROWS = {
+    "e2e_nlg": (
+        {"meaning_representation": "name[A]", "human_reference": "A is a pub."},
+        ("name[A]", "A is a pub.", ["A is a pub."]),
+    ),
+    "babi_qa1": (
+        {"context": "Mary went home.", "question": "Where is Mary?", "answer": "home"},
+        (
+            "####### DOCUMENT #######\n\nMary went home.\n\n####### QUESTION #######\n\nWhere is Mary?",
+            "home",
+            ["home"],
+        ),
+    ),
+    "squad": (
+        {"context": "C", "question": "Q", "answers": {"text": ["the long one", "short"], "answer_start": [0, 1]}},
+        ("####### DOCUMENT #######\n\nC\n\n####### QUESTION #######\n\nQ", "short", ["the long one", "short"]),
+    ),
+    "sst2": ({"sentence": "fine", "label": 1}, ("####### DOCUMENT #######\n\nfine", "1 positive", ["1 positive"])),
+    "ag_news": ({"text": "T", "label": 3}, ("####### DOCUMENT #######\n\nT", "3 Sci/Tech", ["3 Sci/Tech"])),
+    "dbpedia_14": (
+        {"title": "T", "content": "is a village.", "label": 8},
+        ("####### DOCUMENT #######\n\nT is a village.", "8 Village", ["8 Village"]),
+    ),
+    "rocstories_last_word": (
+        {"text": "One two. Three four."},
+        ("One two. Three <mask>", "four.", ["four."]),
+    ),
+    "rocstories_middle_sentence": (
+        {"text": "A a. B b! C c? D d. E e."},
+        ("A a. B b! <mask> D d. E e.", "A a. B b! C c? D d. E e.", ["A a. B b! C c? D d. E e."]),
+    ),
+    "narrativeqa": (
+        {"summary": "S", "question": "Q", "answer1": "a long answer", "answer2": "short"},
+        ("####### SUMMARY #######\n\nS\n\n####### QUESTION #######\n\nQ", "short", ["a long answer", "short"]),
+    ),
+    "babi_qa2": (
+        {"context": "Mary got milk.", "question": "Where is milk?", "answer": "home"},
+        ("####### DOCUMENT #######\n\nMary got milk.\n\n####### QUESTION #######\n\nWhere is milk?", "home", ["home"]),
+    ),
+    "lambada": ({"text": "he said hello"}, ("he said <mask>", "hello", ["hello"])),
+    "narrativeqa_infilling": ({"summary": "A  a"}, ("A  <mask>", "A  a", ["A  a"])),
+    "scitldr": (
+        {"source": ["One.", "Two."], "target": ["First", "Second"]},
+        ("####### DOCUMENT #######\n\nOne. Two.\n\n####### SUMMARY #######", "First", ["First", "Second"]),
+    ),
+    "pairs": ({"source": "s", "target": "t", "references": ["t", "u"]}, ("s", "t", ["t", "u"])),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_task_renders_its_rows(name):
+    row, (source, target, references) = ROWS[name]
+    task = Task.load(name)
+    built = task.build(Dataset.from_list([row]))
+    assert built.column_names == ["source", "target", "references"]
+    assert built[0] == {"source": source, "target": target, "references": references}
+
+
+def test_every_task_file_is_among_them():
+    assert set(ROWS) == {path.stem for path in configuration_path("tasks", "pairs.yaml").parent.glob("*.yaml")}
+
+
+def test_masked_spans_are_short_apart_and_decided_by_seed_and_text():
+    text = " ".join(f"w{i}" for i in range(100))
+    function = DERIVED_COLUMNS["mask_spans"]
+    shown = function([text], mask_token="<mask>", rate=0.2, max_span=3, seed=1)
+    words, at = shown.split(" "), 0
+    hidden = []
+    for index, word in enumerate(words):
+        if word != "<mask>":
+            assert word == f"w{at}"
+            at += 1
+            continue
+        following = int(words[index + 1][1:]) if index + 1 < len(words) else 100
+        hidden.append(following - at)
+        at = following
+    assert sum(hidden) == 20
+    assert all(1 <= span <= 3 for span in hidden)
+    assert shown == function([text], mask_token="<mask>", rate=0.2, max_span=3, seed=1)
+    assert shown != function([text], mask_token="<mask>", rate=0.2, max_span=3, seed=2)
+    # More than can be kept apart is not an endless search.
+    assert "<mask>" in function(["a b c d"], mask_token="<mask>", rate=0.9)
+    with pytest.raises(ValueError, match="none of the 1 rows"):
+        Task.load("narrativeqa_infilling").build(Dataset.from_list([{"summary": "One"}]))
+
+
+def test_messy_rows_are_dropped_and_counted_or_raise(caplog):
+    task = Task.load("rocstories_middle_sentence")
+    data = Dataset.from_list([{"text": "A a. B b. C c. D d. E e."}, {"text": "Only one sentence."}, {"text": ""}])
+    with caplog.at_level("WARNING"):
+        assert len(task.build(data)) == 1
+    assert "2 of 3 rows" in caplog.text
+    papers = Dataset.from_list([{"source": ["One."], "target": ["First"]}, {"source": [], "target": ["Second"]}])
+    assert Task.load("scitldr").build(papers)["target"] == ["First"]
+    with pytest.raises(ValueError, match=r"row 0.*target of a row is empty"):
+        Task.load("e2e_nlg").build(Dataset.from_list([{"meaning_representation": "x", "human_reference": " "}]))
+
+
+def test_missing_columns_are_named():
+    with pytest.raises(ValueError, match=r"'human_reference'.*meaning_representation"):
+        Task.load("e2e_nlg").build(Dataset.from_list([{"meaning_representation": "x"}]))
+    with pytest.raises(ValueError, match=r"answers\.text"):
+        Task.load("squad").build(Dataset.from_list([{"context": "x", "question": "y"}]))
+
+
+def test_no_row_left_is_an_error():
+    with pytest.raises(ValueError, match="none of the 1 rows"):
+        Task.load("rocstories_middle_sentence").build(Dataset.from_list([{"text": "One."}]))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dataset: d\nsource: s\ntarget: t\nsauce: x\n", "sauce"),
+        ("dataset: d\nsource: s\ntarget: t\nmetric: vibes\n", "vibes"),
+        ("dataset: d\nsource: s\ntarget: t\nbad_rows: ignore\n", "ignore"),
+        ("dataset: d\nsource: s\ntarget: t\nderive: {x: {function: magic, column: c}}\n", "magic"),
+        ("dataset: d\nsource: s\ntarget: t\ntruncation_side: up\n", "up"),
+        ("dataset: d\nsource: s\n", "target"),
+    ],
+)
+def test_bad_task_files_are_refused(tmp_path, text, message):
+    path = tmp_path / "task.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Task.load(str(path))
+
+
+def test_unknown_task_lists_what_there_is():
+    with pytest.raises(FileNotFoundError, match=r"e2e_nlg\.yaml"):
+        Task.load("nonsense")
+
+
+def test_references_of_equal_sources_are_joined_once():
+    rows = [("a", "x", ["x"]), ("b", "y", ["y"]), ("a", "z", ["z"]), ("a", "x", ["x"])]
+    data = Dataset.from_list([{"source": s, "target": t, "references": r} for s, t, r in rows])
+    assert group_references(data).to_list() == [
+        {"source": "a", "references": ["x", "z"], "target": "x"},
+        {"source": "b", "references": ["y"], "target": "y"},
+    ]
+
+
+def test_local_folders_load_and_empty_ones_say_so(tmp_path):
+    Dataset.from_list([ROWS["e2e_nlg"][0]] * 3).to_parquet(tmp_path / "train.parquet")
+    assert len(load_splits(str(tmp_path), Task.load("e2e_nlg"))["train"]) == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty folder"):
+        load_splits(str(tmp_path / "empty"), Task.load("e2e_nlg"))
+
+
+def test_last_word_and_label_functions():
+    assert DERIVED_COLUMNS["last_word"](["a b c."]) == "c."
+    assert DERIVED_COLUMNS["label"]([1], names=["no", "yes"]) == "1 yes"
+
+
+def test_lengths_are_replaced_only_where_given():
+    task = Task.load("squad")
+    shorter = task.with_lengths(max_source_length=10)
+    assert (shorter.max_source_length, shorter.max_target_length) == (10, task.max_target_length)
+    assert task.with_lengths(None, 5).max_target_length == 5
+    assert task.with_lengths() == task

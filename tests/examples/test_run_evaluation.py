@@ -1,0 +1,52 @@
+"""Quality and speed of a checkpoint by the script, its tables, and how it refuses."""
+
+import json
+
+from datasets import load_dataset
+
+from ..helpers import E2E_DATA, YAN_E2E, copies, ran, refused
+
+SCRIPT = "examples/run_evaluation.py"
+E2E = {"model": YAN_E2E, "task": "e2e_nlg", "dataset_name": E2E_DATA}
+
+
+def test_the_shipped_rows_are_what_the_task_expects():
+    rows = load_dataset(str(E2E_DATA))["test"]
+    assert len(rows) == 2000
+    assert {"meaning_representation", "human_reference"} <= set(rows.column_names)
+
+
+def test_it_reports_every_setting_and_the_ceiling(tmp_path):
+    ran(
+        SCRIPT,
+        cwd=tmp_path,
+        max_rows=4,
+        steps=[1, 3],
+        candidates=[1, 2],
+        length_candidates=[1, 2],
+        speed_rows=2,
+        variants="time_shift=2,solver=heun",
+        output="quality.json",
+        **E2E,
+    )
+    report = json.loads((tmp_path / "quality.json").read_text())
+    assert len(report["quality"]) == 1 + 2 * 2 * 2 + 2 * 2 + 1
+    assert report["quality"][-1]["variant"] == "time_shift=2,solver=heun"
+    assert report["quality"][0]["system"] == "autoencoder of the first reference"
+    assert all(row["bleu_interval"][0] <= row["bleu"] <= row["bleu_interval"][1] for row in report["quality"])
+    assert all(row["word_entropy"] > 3 for row in report["quality"])
+    assert 0 <= report["length_head"]["exact"] <= 100
+    assert all(summary["tokens_per_second"] > 0 for summary in report["speed_batch_1"].values())
+    tables = ran("benchmarks/run_quality_report.py", "quality.json", cwd=tmp_path)
+    assert "| YAN, length predicted, best of 2 |" in tables
+
+
+def test_splits_and_options_that_are_not_there_are_named(tmp_path):
+    assert "holdout" in refused(SCRIPT, cwd=tmp_path, split="holdout", output="x.json", **E2E)
+    assert "time_shifts" in refused(SCRIPT, cwd=tmp_path, variants="time_shifts=2", output="x.json", **E2E)
+
+
+def test_a_baseline_with_another_tokenizer_is_refused(tmp_path, teacher):
+    copies(tmp_path, teacher=teacher)
+    line = refused(SCRIPT, cwd=tmp_path, baselines="teacher", output="x.json", **E2E)
+    assert "another tokenizer" in line

@@ -1,0 +1,41 @@
+"""Learning from rewards by the script, and the rewards that are shipped."""
+
+import json
+
+import pytest
+
+from ..helpers import ON_CPU, ROOT, ran, refused, script_functions
+
+REWARDS = ROOT / "examples" / "rewards.py"
+
+
+def test_it_scores_before_and_after(workspace):
+    options = {
+        "model_name_or_path": "autoencoder",
+        "task": "e2e_nlg",
+        "dataset_name": "data",
+        "output_dir": "reward",
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "num_generations": 3,
+        "max_eval_samples": 5,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        **ON_CPU,
+    }
+    ran("examples/run_reward.py", cwd=workspace, reward=f"{REWARDS}:mentions_every_value", **options)
+    report = json.loads((workspace / "reward" / "report.json").read_text())
+    assert report["rows"] == 3
+    assert 0 <= report["before"]["reward"] <= 1
+    assert "bleu" in report["after"]
+    line = refused("examples/run_reward.py", cwd=workspace, reward=f"{REWARDS}:nothing", **options)
+    assert "no function" in line
+
+
+def test_the_shipped_rewards_know_a_good_text():
+    functions = script_functions(REWARDS)
+    texts, source = ["Aromi is an Italian pub.", "a pub"], ["name[Aromi], food[Italian], eatType[pub]"] * 2
+    assert functions["mentions_every_value"](texts, source) == pytest.approx([1, 1 / 3])
+    bleu = functions["sentence_bleu"](texts, [["x y", texts[0]], ["Aromi is an Italian pub."]])
+    assert bleu[0] == pytest.approx(1)
+    assert 0 <= bleu[1] < 0.2
