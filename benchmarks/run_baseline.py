@@ -15,8 +15,6 @@ from typing import Literal
 import torch
 from datasets import Dataset
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     DataCollatorForSeq2Seq,
@@ -31,6 +29,7 @@ from transformers import (
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import parse_arguments, run_script
+from modeling_yan.common.hub import read_config, read_tokenizer
 from modeling_yan.data.loading import select_split
 from modeling_yan.data.tasks import Task, evaluation_rows, load_splits
 from modeling_yan.data.tokenization import set_truncation_side, tokenize_pairs
@@ -46,6 +45,7 @@ class BaselineArguments:
     task: str = field(metadata={"help": "Name in configuration/tasks, or a YAML file."})
     dataset_name: str = field(metadata={"help": "Hub name, local folder, or a CSV, JSON or Parquet file."})
     tokenizer_name: str = field(metadata={"help": "Tokenizer folder or Hub name; YAN's own, to be comparable."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the tokenizer."})
     max_source_length: int | None = field(default=None, metadata={"help": "Tokens of a source, instead of the task's."})
     max_target_length: int | None = field(
         default=None, metadata={"help": "Tokens of a target (the canvas of masked diffusion), instead of the task's."}
@@ -126,7 +126,7 @@ def build_model(
 
 def equal_width(arguments: BaselineArguments, tokenizer: PreTrainedTokenizerBase, positions: int) -> int:
     """The width that gives as many parameters as the model `like` has."""
-    config = AutoConfig.from_pretrained(arguments.like, trust_remote_code=True)
+    config = read_config(arguments.like)
     with torch.device("meta"):
         wanted = YanForConditionalGeneration(config).num_parameters()
     return closest_width(
@@ -158,7 +158,7 @@ def main() -> None:
     arguments, training = parse_arguments(HfArgumentParser((BaselineArguments, TrainingArguments)))
     resume = prepare_run(training)
     task = Task.load(arguments.task).with_lengths(arguments.max_source_length, arguments.max_target_length)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name, trust_remote_code=True)
+    tokenizer = read_tokenizer(arguments.tokenizer_name, trust_remote_code=arguments.trust_remote_code)
     set_truncation_side(tokenizer, task.truncation_side)
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
     train = training_rows(arguments, select_split(splits, "train", arguments.dataset_name), tokenizer, task)

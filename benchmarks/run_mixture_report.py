@@ -17,11 +17,12 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.common.reports import machine, read_report, write_report
 from modeling_yan.data.tasks import Task, load_rows
 from modeling_yan.evaluation.metrics import score_texts
@@ -98,10 +99,10 @@ def watch(model: YanForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
     )
 
 
-def report_model(folder: str, rows: Dataset, seed: int, picture: Path) -> dict:
+def report_model(folder: str, rows: Dataset, picture: Path, seed: int, trust_remote_code: bool = False) -> dict:
     """One model's row of the report; the picture is of its first answer."""
-    model = YanForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    model = read_model(YanForConditionalGeneration, folder, dtype=torch.float32)
+    tokenizer = read_tokenizer(folder, trust_remote_code=trust_remote_code)
     seen = [watch(model, tokenizer, source, seed) for source in rows["source"]]
     plot_trajectories(seen[0].trajectory, seen[0].experts, seen[0].tokens, picture)
     kinds = Counter(
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--max_rows", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with a tokenizer")
     parser.add_argument("--output", type=Path, required=True, help="JSON; a PNG for each model is written beside it")
     arguments = parser.parse_args()
     check_positive(arguments, "max_rows")
@@ -163,7 +165,8 @@ def main() -> None:
     rows = load_rows(arguments.dataset_name, task, arguments.split, max_rows=arguments.max_rows)
     output.parent.mkdir(parents=True, exist_ok=True)
     pictures = {folder: output.with_name(f"{output.stem}_{Path(folder).name}.png") for folder in arguments.models}
-    models = [report_model(folder, rows, arguments.seed, picture) for folder, picture in pictures.items()]
+    settings = (arguments.seed, arguments.trust_remote_code)
+    models = [report_model(folder, rows, picture, *settings) for folder, picture in pictures.items()]
     about = {"split": arguments.split, "rows": len(rows), "seed": arguments.seed}
     write_report({**machine(torch.device("cpu")), **about, "models": models}, output)
     Console().print(make_table(models))

@@ -17,9 +17,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModel,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,12 +25,22 @@ from transformers import (
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
 from modeling_yan.common.arguments import run_script
-from modeling_yan.common.hub import check_destination, push_folder, write_folder
+from modeling_yan.common.files import check_destination
+from modeling_yan.common.hub import (
+    describe_gaps,
+    push_folder,
+    read_config,
+    read_model_and_gaps,
+    read_tokenizer,
+    write_folder,
+)
 from modeling_yan.common.paths import configuration_path
 from modeling_yan.configuration_yan import HOSTED_ENCODERS
 
 # What of a preset does not depend on the encoder.
 PRESET_FIELDS = ("flow_layers", "decoder_layers", "num_experts")
+# What AutoModel adds to an encoder, and YAN does not read.
+UNREAD = ("pooler.", "decoder.")
 # Longest text of an encoder whose positions are relative and have no end.
 DEFAULT_MAX_LENGTH = 1024
 
@@ -83,12 +91,20 @@ def build_config(encoder: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase |
 
 
 def load_encoder(name: str) -> PreTrainedModel:
-    """The pretrained encoder in float32; of a sequence-to-sequence model its encoder half."""
-    config = AutoConfig.from_pretrained(name)
+    """
+    The pretrained encoder in float32; of a sequence-to-sequence model its encoder half.
+
+    Raises:
+        ValueError: for an encoder that cannot be hosted, cannot be read or lacks weights.
+    """
+    config = read_config(name)
     if config.model_type not in HOSTED_ENCODERS:
         # Not worth loading.
         build_config(config, None, "yan-base")
-    model = AutoModel.from_pretrained(name, dtype=torch.float32)
+    model, missing = read_model_and_gaps(AutoModel, name, dtype=torch.float32)
+    missing = [weight for weight in missing if not weight.startswith(UNREAD)]
+    if missing:
+        raise ValueError(f"--encoder {describe_gaps(name, missing, type(model).__name__)}; name a whole one")
     return (model.get_encoder() if model.config.is_encoder_decoder else model).eval()
 
 
@@ -154,11 +170,12 @@ def main() -> None:
     parser.add_argument("--encoder", required=True, help="Hub name or folder of the pretrained model")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--preset", default="yan-base", help="flow and decoder depth and experts: configuration/models")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
     parser.add_argument("--push_to_hub", metavar="ID", help="repository to upload the folder to")
     arguments = parser.parse_args()
     check_destination(arguments.output_dir)
     encoder = load_encoder(arguments.encoder)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.encoder)
+    tokenizer = read_tokenizer(arguments.encoder, trust_remote_code=arguments.trust_remote_code)
     model = host(encoder, build_config(encoder.config, tokenizer, arguments.preset))
     compare(model, encoder)
     repository = arguments.push_to_hub or arguments.output_dir.name

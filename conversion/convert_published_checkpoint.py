@@ -7,24 +7,24 @@ Turns a checkpoint of the published YAN training code into a Hub folder with the
 
 The second one writes DIR2/checkpoint.pt.
 
-Reads tensors only (`weights_only=True`). Every key is mapped by one table, strictly both ways. Nothing is left behind
-unless what was written, loaded again, gives the same outputs as the weights that went into it.
+Tests the archive's checksums, which torch ignores, and reads tensors only (`weights_only=True`). Every key is mapped by
+one table, strictly both ways. Nothing is left behind unless what was written, loaded again, gives the same outputs as
+the weights that went into it. Files in torch's format of before 2020 have no checksums.
 """
 
 import argparse
-import json
 import pickle
-import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedModel
 
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
 from modeling_yan.common.arguments import run_script
-from modeling_yan.common.hub import check_destination, push_folder, write_folder
+from modeling_yan.common.files import check_destination, whole_folder
+from modeling_yan.common.hub import push_folder, read_config, read_model, read_tokenizer, write_folder
 
 # Published model_config key -> YanConfig field.
 CONFIG_FIELDS = {
@@ -70,6 +70,18 @@ OTHER_CONFIG_KEYS = {
     "freeze_tok_emb",
     "freeze_pos_emb",
 }
+# Published sizes. Those of layers and experts have at least one tensor each in the state dict.
+LAYERS = ("encoder_n_trf_blocks", "decoder_n_resi_blocks", "n_trf_blocks", "moe_n_experts")
+SIZES = (
+    *LAYERS,
+    *("vocab_size", "d_model", "max_length", "attention_heads", "moe_gate_dim_multiplier", "ode_steps"),
+    *("mamba_d_state", "mamba_d_conv", "mamba_expand", "mamba_ff_mult"),
+)
+SWITCHES = ("encoder_use_mamba", "flow_use_mamba", "qkv_bias")
+# More solver steps than anybody trains with: `ode_steps` counts the points of time between them.
+MOST_STEPS = 1000
+# Types of weights that float32 holds exactly.
+WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAMBA_PARAMETERS = (
     "A_log",
     "D",
@@ -208,6 +220,28 @@ def key_table(config: YanConfig, has_flow: bool) -> KeyTable:
     return {**autoencoder_keys(config), **(flow_keys(config) if has_flow else {})}
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, or its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def check_archive(path: Path) -> None:
+    """
+    Raises:
+        ValueError: if what is in a file is not what its checksums say.
+    """
+    if not zipfile.is_zipfile(path):
+        # Of torch's older format, or no checkpoint.
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:
+        raise ValueError(f"{path} is damaged: {first_line(error)}") from None
+    if damaged:
+        raise ValueError(f"{path} is damaged: the checksum of {damaged} in it is wrong; copy the file again")
+
+
 def read_checkpoint(path: Path) -> dict:
     """
     Raises:
@@ -215,13 +249,18 @@ def read_checkpoint(path: Path) -> dict:
     """
     if not path.is_file():
         raise ValueError(f"--checkpoint {path} is not a file")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} cannot be read as a checkpoint: it is empty")
+    check_archive(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} holds objects other than tensors and plain values, or is damaged: {reason}") from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"{path} holds objects other than tensors and plain values, or is damaged: {first_line(error)}"
+        ) from None
+    except Exception as error:
+        # Damaged files get as far as any line of torch's reader.
+        raise ValueError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from None
     if not isinstance(checkpoint, dict) or not all(
         isinstance(checkpoint.get(k), dict) for k in ("model", "model_config")
     ):
@@ -229,19 +268,78 @@ def read_checkpoint(path: Path) -> dict:
     return checkpoint
 
 
+def check_weights(state: dict) -> None:
+    """
+    Raises:
+        ValueError: for values that are no tensors of finite floating-point numbers which float32 holds exactly.
+    """
+    strangers = sorted(str(name) for name, value in state.items() if not isinstance(value, torch.Tensor))
+    if strangers:
+        raise ValueError(f"the state dict holds values that are not tensors under {strangers}")
+    for name, value in state.items():
+        if value.is_nested or value.is_quantized or value.layout != torch.strided or value.is_meta:
+            kind = "nested" if value.is_nested else "quantised" if value.is_quantized else "sparse or without numbers"
+            raise ValueError(f"{name} is a {kind} tensor; save plain ones")
+        if value.dtype not in WEIGHT_TYPES:
+            raise ValueError(f"{name} has dtype {value.dtype}; weights are of {[str(kind) for kind in WEIGHT_TYPES]}")
+        if not value.isfinite().all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+
+
+def check_settings(published: dict, losses: object, num_weights: int) -> None:
+    """
+    What `translate_config` calculates with, and sizes that would fill the memory before the weights show them wrong.
+
+    Raises:
+        ValueError: naming the key and its value.
+    """
+    if not isinstance(losses, dict | None):
+        raise ValueError(f"loss_config is of type {type(losses).__name__}; it must be a dictionary")
+    for name in (key for key in SIZES if key in published):
+        value = published[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"model_config: {name}={value!r} must be a whole number that is not negative")
+        if name in LAYERS and value > num_weights:
+            raise ValueError(f"model_config: {name}={value}, but the state dict has only {num_weights} tensors")
+    for name in (key for key in SWITCHES if key in published):
+        if not isinstance(published[name], bool):
+            raise ValueError(f"model_config: {name}={published[name]!r} must be True or False")
+    if not 1 <= published.get("ode_steps", 4) - 1 <= MOST_STEPS:
+        raise ValueError(f"model_config: ode_steps={published['ode_steps']} must be from 2 to {MOST_STEPS + 1}")
+
+
+def check_shapes(state: dict[str, torch.Tensor], table: KeyTable, model_class: type, config: YanConfig) -> None:
+    """
+    Before a model takes memory.
+
+    Raises:
+        ValueError: for a weight of another shape than the config asks for.
+    """
+    try:
+        with torch.device("meta"):
+            shapes = {ours: weight.shape for ours, weight in model_class(config).state_dict().items()}
+    except RuntimeError as error:
+        raise ValueError(f"no model has the sizes of model_config: {first_line(error)}") from None
+    for ours, shape in shapes.items():
+        # An expert's own tensors lack the axis that stacks them.
+        shape = shape[1:] if ours.startswith(STACKED) else shape
+        for key in table[ours]:
+            if state[key].shape != shape:
+                raise ValueError(f"{key} has shape {tuple(state[key].shape)}, the config asks for {tuple(shape)}")
+
+
 def convert(checkpoint: dict) -> PreTrainedModel:
     """
     The model a published checkpoint holds: `YanForConditionalGeneration`, or `YanForMaskedLM` for an autoencoder.
 
     Raises:
-        ValueError: for keys that are unknown or missing, wrong shapes, and shared tables that differ.
+        ValueError: for keys that are unknown or missing, wrong types, values and shapes, and shared tables that differ.
     """
-    state = dict(checkpoint["model"])
-    strangers = sorted(name for name, value in state.items() if not isinstance(value, torch.Tensor))
-    if strangers:
-        raise ValueError(f"the state dict holds values that are not tensors under {strangers}")
+    state, losses = dict(checkpoint["model"]), checkpoint.get("loss_config")
+    check_weights(state)
+    check_settings(checkpoint["model_config"], losses, len(state))
     has_flow = any(name.startswith("flow.") for name in state)
-    config = translate_config(checkpoint["model_config"], checkpoint.get("loss_config"))
+    config = translate_config(checkpoint["model_config"], losses)
     for table_name, copies in SHARED_TABLES.items():
         for copy in copies:
             if copy in state and not torch.equal(state.pop(copy), state.get(table_name, torch.empty(0))):
@@ -253,20 +351,31 @@ def convert(checkpoint: dict) -> PreTrainedModel:
         raise ValueError(f"the state dict lacks {missing} and has unknown keys {unknown}")
     if not has_flow:
         config.training_config = {"ce_loss_weight": 1.0}
-    model = (YanForConditionalGeneration if has_flow else YanForMaskedLM)(config)
-    weights = {}
-    for ours, target in model.state_dict().items():
-        parts = [state[key] for key in table[ours]]
-        value = torch.stack(parts) if ours.startswith(STACKED) else parts[0]
-        if value.shape != target.shape:
-            raise ValueError(
-                f"{table[ours][0]} has shape {tuple(parts[0].shape)}, the config asks for {tuple(target.shape)}"
-            )
-        weights[ours] = value
+    model_class = YanForConditionalGeneration if has_flow else YanForMaskedLM
+    check_shapes(state, table, model_class, config)
+    model = model_class(config)
+    weights = {
+        ours: torch.stack([state[key] for key in keys]) if ours.startswith(STACKED) else state[keys[0]]
+        for ours, keys in table.items()
+    }
     model.load_state_dict(weights)
     if has_flow:
         model.generation_config.num_inference_steps = config.training_config.unroll_steps
     return model.eval()
+
+
+def convert_file(path: Path) -> PreTrainedModel:
+    """
+    As `convert`, from a file.
+
+    Raises:
+        ValueError: naming the file and what is wrong in it.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        return convert(checkpoint)
+    except (ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def published_config(config: YanConfig) -> dict:
@@ -382,26 +491,27 @@ source = tokenizer("...", return_tensors="pt")
 
 
 def write_published(model: PreTrainedModel, folder: Path) -> None:
-    """Writes `folder/checkpoint.pt`, reads it again, compares, and only then moves it into place."""
+    """Writes `folder/checkpoint.pt`, which appears only if, read again, it gives the model's outputs."""
     checkpoint = reverse(model)
-    check_destination(folder)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        file = Path(temporary) / "checkpoint.pt"
-        torch.save(checkpoint, file)
-        check_copy(convert(read_checkpoint(file)), model)
-        folder.mkdir(exist_ok=True)
-        shutil.move(file, folder / "checkpoint.pt")
+    with whole_folder(folder) as written:
+        torch.save(checkpoint, written / "checkpoint.pt")
+        check_copy(convert_file(written / "checkpoint.pt"), model)
 
 
 def load_folder(path: Path) -> PreTrainedModel:
-    """A Hub folder as the class its weights are of."""
+    """
+    A Hub folder as the class its weights are of.
+
+    Raises:
+        ValueError: for a folder of no such class, one that cannot be read or lacks weights.
+    """
     if not (path / "config.json").is_file():
         raise ValueError(f"--checkpoint {path} is not a model folder; --reverse reads one")
-    architecture = (json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [""])[0]
+    names = read_config(path).architectures or [""]
     classes = {model_class.__name__: model_class for model_class in (YanForConditionalGeneration, YanForMaskedLM)}
-    if architecture not in classes:
-        raise ValueError(f"--checkpoint {path} holds {architecture or 'no class'}; --reverse reads {sorted(classes)}")
-    return classes[architecture].from_pretrained(path, dtype=torch.float32).eval()
+    if names[0] not in classes:
+        raise ValueError(f"--checkpoint {path} holds {names[0] or 'no class'}; --reverse reads {sorted(classes)}")
+    return read_model(classes[names[0]], path, dtype=torch.float32)
 
 
 def main() -> None:
@@ -409,6 +519,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="published checkpoint; with --reverse a folder")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--tokenizer", help="saved beside the model")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
     parser.add_argument("--push_to_hub", metavar="ID", help="repository to upload the folder to")
     parser.add_argument("--reverse", action="store_true", help="write the published format from a model folder")
     arguments = parser.parse_args()
@@ -418,8 +529,10 @@ def main() -> None:
         write_published(load_folder(arguments.checkpoint), arguments.output_dir)
         print(f"{arguments.output_dir / 'checkpoint.pt'}")
         return
-    model = convert(read_checkpoint(arguments.checkpoint))
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer) if arguments.tokenizer else None
+    check_destination(arguments.output_dir)
+    model, tokenizer = convert_file(arguments.checkpoint), None
+    if arguments.tokenizer:
+        tokenizer = read_tokenizer(arguments.tokenizer, trust_remote_code=arguments.trust_remote_code)
     if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"--tokenizer {arguments.tokenizer} has {len(tokenizer)} ids, the checkpoint {model.config.vocab_size}"

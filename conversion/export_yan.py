@@ -9,24 +9,24 @@ batch, source and canvas length.
 `torch.export.load` reads. Every graph is compared with the model on shapes it was not traced with before it is kept.
 
     encoder: input_ids, attention_mask (B, Lx) -> states (B, Lx, d), length_logits (B, max length)
-    step:    x_t (B, L, d), t (B,), states, attention_mask, canvas_mask (B, L) -> velocities (B, L, K, d), gate (B, L, K)
+    step:    x_t (B, L, d), t (B,), states, attention_mask, canvas_mask (B, L) -> velocities (B, L, K, d), gate (B, L,
+        K)
     decoder: latents (B, L, d), canvas_mask -> ids (B, L), scores (B,)
 """
 
 import argparse
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.export import Dim
-from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import run_script
+from modeling_yan.common.files import check_destination, whole_folder
+from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.selective_scan_yan import EXPORTED_LENGTH
 
 FORMATS = ("onnx", "pt2")
@@ -189,20 +189,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a YAN folder or Hub name")
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
     parser.add_argument("--format", choices=FORMATS, default="onnx")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
-    if arguments.output_dir.exists() and any(arguments.output_dir.iterdir()):
-        raise ValueError(f"--output_dir {arguments.output_dir} is not empty; name a new folder")
-    model = YanForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
-    arguments.output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=arguments.output_dir.parent) as scratch:
-        folder = Path(scratch) / "export"
-        folder.mkdir()
+    check_destination(arguments.output_dir)
+    model = read_model(YanForConditionalGeneration, arguments.model, dtype=torch.float32)
+    tokenizer = read_tokenizer(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    with whole_folder(arguments.output_dir) as folder:
         export(model, folder, arguments.format)
         tokenizer.save_pretrained(folder)
-        shutil.copytree(folder, arguments.output_dir, dirs_exist_ok=True)
     print(f"wrote {', '.join(sorted(p.name for p in arguments.output_dir.iterdir()))} to {arguments.output_dir}")
 
 

@@ -20,7 +20,6 @@ from rich.progress import Progress
 from rich.table import Table
 from transformers import (
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,6 +30,7 @@ from transformers import (
 from transformers.utils import logging
 
 from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.common.reports import device_name
 from modeling_yan.data.loading import first_rows
 from modeling_yan.data.tasks import Task, load_rows, load_splits
@@ -207,7 +207,7 @@ def show_finetuning(name: str, tokenizer: PreTrainedTokenizerBase, seconds: floa
     # The tokens of a label have their places, and one unrolled step makes an update cheap. Eager attention is faster to
     # differentiate than fused attention at these lengths on a CPU.
     changed = {"canvas_ratio": 1.0, "training_config": {"unroll_steps": 1}, "attn_implementation": "eager"}
-    model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=True, dtype=torch.float32, **changed)
+    model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, **changed)
     adapter = get_peft_model(model.to(default_device()), lora_config(32))
     # The method's layout without its heading, and cut short: the tokenizer knows restaurants, other words fall to
     # pieces.
@@ -248,9 +248,8 @@ def main() -> None:
     logging.disable_progress_bar()
     disable_progress_bars()
     set_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
-    model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model, trust_remote_code=True, dtype=torch.float32)
-    model = model.to(default_device()).eval()
+    tokenizer = read_tokenizer(arguments.model)
+    model = read_model(AutoModelForSeq2SeqLM, arguments.model, dtype=torch.float32).to(default_device())
     rows = load_rows(str(HERE / "data" / "e2e_nlg"), Task.load("e2e_nlg"), "test", max_rows=arguments.rows)
     show_writing(model, tokenizer, rows, arguments.text)
     show_speed(model, tokenizer, rows, arguments.speed_calls)

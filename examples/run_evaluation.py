@@ -18,10 +18,11 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.hub import read_config, read_tokenizer
 from modeling_yan.common.reports import machine, read_report, write_report
 from modeling_yan.data.tasks import Task, load_rows
 from modeling_yan.data.tokenization import set_truncation_side
@@ -77,6 +78,11 @@ class Evaluation:
             **options,
         )
 
+    def load_baseline(self, folder: str) -> PreTrainedModel:
+        """A baseline, on the model's device."""
+        trust_remote_code = self.arguments.trust_remote_code
+        return load_text_model(folder, trust_remote_code=trust_remote_code).to(self.model.device)
+
     def bert_score(self, texts: list[str], references: list[list[str]]) -> dict[str, float]:
         """`bert_f1`, where an encoder for it was named."""
         if not self.arguments.bertscore_model:
@@ -117,7 +123,7 @@ class Evaluation:
 
     def measure_baseline(self, folder: str) -> None:
         """A baseline; masked diffusion at the few evaluations that YAN takes, and at as many as tokens."""
-        baseline, longest = load_text_model(folder).to(self.model.device), self.task.max_target_length
+        baseline, longest = self.load_baseline(folder), self.task.max_target_length
         options = {"max_new_tokens": longest, "eos_token_id": self.tokenizer.eos_token_id}
         steps: list[dict] = [{}]
         if getattr(baseline.config, "masked_diffusion", False):
@@ -186,7 +192,7 @@ class Evaluation:
                 options["generator"] = torch.Generator().manual_seed(0)
                 systems.append(System(f"YAN {priors} x {lengths}", timed(model, options), inputs))
         for folder in arguments.baselines:
-            baseline = load_text_model(folder).to(model.device)
+            baseline = self.load_baseline(folder)
             systems.append(System(Path(folder).name, timed(baseline, {"do_sample": False}), inputs))
         return measure_side_by_side(systems)
 
@@ -213,13 +219,13 @@ class Evaluation:
         }
 
 
-def check_baselines(folders: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+def check_baselines(folders: list[str], tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool) -> None:
     """
     Raises:
         ValueError: for a baseline whose vocabulary is not the tokenizer's.
     """
     for folder in folders:
-        vocabulary = AutoConfig.from_pretrained(folder, trust_remote_code=True).vocab_size
+        vocabulary = read_config(folder, trust_remote_code=trust_remote_code).vocab_size
         if vocabulary != len(tokenizer):
             raise ValueError(
                 f"--baselines {folder} has {vocabulary} token ids, the model's tokenizer {len(tokenizer)}: it was "
@@ -230,14 +236,15 @@ def check_baselines(folders: list[str], tokenizer: PreTrainedTokenizerBase) -> N
 def prepare(arguments: argparse.Namespace) -> Evaluation:
     """Loads what is measured, and what it is measured on."""
     task = Task.load(arguments.task).with_lengths(arguments.max_source_length, arguments.max_target_length)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
-    check_baselines(arguments.baselines, tokenizer)
+    trust = {"trust_remote_code": arguments.trust_remote_code}
+    tokenizer = read_tokenizer(arguments.model, **trust)
+    check_baselines(arguments.baselines, tokenizer, **trust)
     set_truncation_side(tokenizer, task.truncation_side)
     sizes = {"mask_token": tokenizer.mask_token, "max_rows": arguments.max_rows}
     rows = load_rows(arguments.dataset_name, task, arguments.split, **sizes)
     if arguments.longest_rows is not None:
         rows = longest_sources(rows, tokenizer, arguments.longest_rows)
-    model = load_text_model(arguments.model, dtype=torch.float32).to(default_device())
+    model = load_text_model(arguments.model, dtype=torch.float32, **trust).to(default_device())
     return Evaluation(arguments, task, model, tokenizer, rows)
 
 
@@ -288,6 +295,7 @@ def parse() -> argparse.Namespace:
         default=[],
         help="other options of generate(), such as time_shift=2,expert_selection=argmax",
     )
+    add("--trust_remote_code", action="store_true", help="run code that comes with a tokenizer or a baseline")
     add("--bertscore_model", help="encoder for BERTScore, Hub name or folder; left out by default")
     add("--bertscore_layer", type=int, help="for an encoder that bert-score does not know")
     add("--bootstrap", type=int, default=1000, help="resamplings behind the 95 %% intervals")

@@ -5,8 +5,9 @@ Learns from a reward on the model's own answers (modeling_yan/training/rewards.p
         --dataset_name ../shared/data/e2e_nlg --reward examples/rewards.py:mentions_every_value \
         --output_dir outputs/reward --max_steps 100 --learning_rate 1e-4
 
-The reward gets `completions` and the task's columns `source` and `references` as lists and returns a number for each.
-Before and after, greedy answers to the validation sources are scored by the reward and by the task's metrics.
+`--reward` runs the file that it names. The function gets `completions` and the task's columns `source` and
+`references` as lists and returns a number for each. Before and after, greedy answers to the validation sources are
+scored by the reward and by the task's metrics.
 """
 
 import runpy
@@ -34,7 +35,7 @@ from modeling_yan.training.trainer import EMACallback
 class RewardArguments:
     task: str = field(metadata={"help": "Name in configuration/tasks, or a YAML file."})
     dataset_name: str = field(metadata={"help": "Hub name, local folder, or a CSV, JSON or Parquet file."})
-    reward: str = field(metadata={"help": "FILE.py:FUNCTION."})
+    reward: str = field(metadata={"help": "FILE.py:FUNCTION. The file is run: name none that you do not trust."})
     num_generations: int = field(default=8, metadata={"help": "Answers to a source, each from a prior of its own."})
     temperature: float = field(default=1.0, metadata={"help": "Of tokens and lengths."})
     beta: float = field(default=0.0, metadata={"help": "Weight of the divergence from the model at the start."})

@@ -32,7 +32,8 @@ class SFTDataArguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser((ModelArguments, SFTDataArguments, SFTConfig))
+    # SFTConfig has a trust_remote_code, too, for models and tokenizers that it would load by name; here it loads none.
+    parser = HfArgumentParser((ModelArguments, SFTDataArguments, SFTConfig), conflict_handler="resolve")
     model_arguments, data, training = parse_arguments(parser)
     resume = prepare_run(training, model_arguments)
     splits = load_data(data.dataset_name)

@@ -207,7 +207,6 @@ def run_script_main(path: str | Path, *arguments, cwd: Path, **options) -> Finis
     """
     script = ROOT / path
     out, err = io.StringIO(), io.StringIO()
-    modules = set(sys.modules)
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_traces())
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -215,7 +214,6 @@ def run_script_main(path: str | Path, *arguments, cwd: Path, **options) -> Finis
         stack.enter_context(contextlib.redirect_stderr(err))
         stack.enter_context(logs_to(err))
         patch.setattr(sys, "argv", [str(script), *map(str, arguments), *flags(**options)])
-        patch.syspath_prepend(str(script.parent))
         patch.setenv("COLUMNS", "200")
         patch.chdir(cwd)
         try:
@@ -226,16 +224,7 @@ def run_script_main(path: str | Path, *arguments, cwd: Path, **options) -> Finis
             if not isinstance(status, int):
                 print(status, file=sys.stderr)
                 status = 1
-        finally:
-            forget_modules(script.parent, modules)
     return Finished(status, out.getvalue(), err.getvalue())
-
-
-def forget_modules(folder: Path, before: set[str]) -> None:
-    """Scripts import their neighbours by a bare name, which another folder may have, too."""
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == folder:
-            del sys.modules[name]
 
 
 def ran(path: str | Path, *arguments, cwd: Path, **options) -> str:
@@ -259,13 +248,7 @@ def the_error(done: Finished | subprocess.CompletedProcess) -> str:
 
 def script_functions(path: str | Path) -> dict:
     """What a script defines, without running it."""
-    script, modules = ROOT / path, set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(script.parent))
-        try:
-            return runpy.run_path(str(script))
-        finally:
-            forget_modules(script.parent, modules)
+    return runpy.run_path(str(ROOT / path))
 
 
 class Parsed(BaseException):

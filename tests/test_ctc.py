@@ -1,4 +1,6 @@
-"""Canvases with blanks (CTC): the likelihood over all placements against enumeration, and every class that reads them."""
+"""
+Canvases with blanks (CTC): the likelihood over all placements against enumeration, and every class that reads them.
+"""
 
 import itertools
 from collections import Counter

@@ -10,16 +10,16 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqTrainingArguments, pipeline
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.ctc_yan import ctc_viterbi
 from modeling_yan.compilation_yan import CompiledFunctions
-from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
+from modeling_yan.ctc_yan import ctc_viterbi
+from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.evaluation.baselines import check, diffusion_baselines, gpt2_baseline, yan_system
+from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
 from modeling_yan.evaluation.quality import length_errors, reconstruct
 from modeling_yan.evaluation.text_generation import generate_texts
-from modeling_yan.velocity_field_yan import YanExperts, route_tokens
 from modeling_yan.selective_scan_yan import chunked_scan, doubling_scan, sequential_scan
-from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.training.trainer import YanSeq2SeqTrainer
+from modeling_yan.velocity_field_yan import YanExperts, route_tokens
 
 from .conftest import VOCAB_SIZE, source_batch, tiny_config, tiny_model
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
-from modeling_yan.ctc_yan import ctc_viterbi, ctc_collapse, needed_positions
+from modeling_yan.ctc_yan import ctc_collapse, ctc_viterbi, needed_positions
 from modeling_yan.flow_matching_yan import select_shown
 
 from .conftest import source_batch, tiny_model

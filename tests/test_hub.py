@@ -147,13 +147,13 @@ def test_pipeline_without_the_package(folder, tmp_path, stranger):
 
 
 def test_pipelines_with_the_package(folder):
-    pipe = pipeline("text2text-generation", model=str(folder))
+    pipe = pipeline("text2text-generation", model=str(folder), trust_remote_code=True)
     alone = pipe(TEXTS[0], generator=seeded(1))
     batch = pipe(TEXTS, batch_size=3, generator=seeded(1))
     assert batch[0] == alone
     assert next(iter(pipe(Dataset.from_dict({"text": TEXTS})["text"])))[0].keys() == {"generated_text"}
-    with pytest.raises(ValueError, match="empty"):
-        pipe("   ")
+    with pytest.raises(ValueError, match=r"source 1 of 2 is of type NoneType"):
+        pipe([TEXTS[0], None])
     with pytest.raises(ValueError, match="num_inference_stepz"):
         pipe(TEXTS[0], num_inference_stepz=2)
 

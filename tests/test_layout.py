@@ -1,4 +1,6 @@
-"""The house: imports run one way, Hub files travel alone, and nothing reaches into what is private to another module."""
+"""
+The house: imports run one way, Hub files travel alone, and nothing reaches into what is private to another module.
+"""
 
 import ast
 import subprocess

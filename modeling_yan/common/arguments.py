@@ -2,21 +2,30 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_yan.canvas_yan import text_room
+from modeling_yan.common.hub import read_model, read_model_and_gaps, read_tokenizer
 from modeling_yan.common.paths import configuration_path
+from modeling_yan.common.precision import choose_precision, is_main_process
 from modeling_yan.configuration_yan import TRAINING_FIELDS, YanConfig
 
 FILES_OF_ARGUMENTS = (".yaml", ".yml", ".json")
+# What a run is given where neither flags nor a recipe say otherwise, in configuration/training.
+NEW_MODEL_DEFAULTS, LOADED_MODEL_DEFAULTS = "default.yaml", "default_finetuning.yaml"
+# How long training lasts: an explicit number of updates or epochs wins over FLOPs.
+BUDGETS = ("max_steps", "num_train_epochs", "training_flops")
 
 
 @dataclass
@@ -31,6 +40,10 @@ class ModelArguments:
     )
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Tokenizer folder or Hub name; the model's by default."}
+    )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run code that comes with a tokenizer or teacher. YAN itself needs none."},
     )
     config_overrides: str | None = field(
         default=None,
@@ -47,8 +60,11 @@ class ModelArguments:
         default=None, metadata={"help": "Learning rate of the token embeddings; that of everything else by default."}
     )
     training_flops: float | None = field(
-        default=None, metadata={"help": "Train for this many FLOPs instead of max_steps."}
+        default=None,
+        metadata={"help": "Train for this many FLOPs, unless max_steps or num_train_epochs is given."},
     )
+    # Whether anything says how long training lasts; if not, the data decides. Set by `parse_arguments`.
+    has_budget: bool = field(default=True, init=False)
 
     @property
     def overrides(self) -> dict:
@@ -76,9 +92,61 @@ def as_flags(options: dict) -> list[str]:
     return flags
 
 
-def parse_arguments(parser: HfArgumentParser) -> tuple:
+def read_recipe(path: str, parser: HfArgumentParser) -> dict:
     """
-    Parses flags, or one YAML or JSON file followed by flags that override it.
+    Options of a YAML or JSON file, or of the recipe of that name in `configuration/training`.
+
+    Raises:
+        ValueError: for a file that is not there or holds unknown keys.
+    """
+    file = Path(path)
+    if not file.is_file():
+        try:
+            file = configuration_path("training", file.name)
+        except FileNotFoundError as error:
+            raise ValueError(f"no file {path} in {Path.cwd()}, and {error}") from None
+    options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(options, dict):
+        raise ValueError(f"{path} must hold keys and values")
+    unknown = sorted(set(options) - {f.name for group in parser.dataclass_types for f in fields(group) if f.init})
+    if unknown:
+        raise ValueError(f"{path}: unknown keys {unknown}")
+    return options
+
+
+def given_flags(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[str, str]:
+    """Names of the flags on a command line, with the text of their first value, "true" where they have none."""
+    names = {flag: action.dest for action in parser._actions for flag in action.option_strings}
+    given = {}
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in names:
+            following = arguments[place + 1 : place + 2]
+            given[names[flag]] = value if equals else next((v for v in following if not v.startswith("--")), "true")
+    return given
+
+
+def default_options(parser: HfArgumentParser, given: Mapping[str, str]) -> dict:
+    """
+    What a run is given that has no recipe: the defaults of a new model, or of one that is loaded. Config overrides that
+    were given change those of the defaults key by key.
+    """
+    name = LOADED_MODEL_DEFAULTS if "model_name_or_path" in given else NEW_MODEL_DEFAULTS
+    options = read_recipe(str(configuration_path("training", name)), parser)
+    if "config_overrides" in given and "config_overrides" in options:
+        defaults = nest_training_settings(options["config_overrides"])
+        options["config_overrides"] = merge_options(defaults, parse_overrides(given["config_overrides"]))
+    return options
+
+
+def parse_arguments(parser: HfArgumentParser, *, use_defaults: bool = False) -> tuple:
+    """
+    Parses flags, or one YAML or JSON file followed by flags that override it. Device and precision are chosen, and said
+    in one line, where neither names them (`choose_precision`).
+
+    Args:
+        use_defaults: without a file, options that no flag names come from `configuration/training/default.yaml`, or for
+            a model that is loaded from `default_finetuning.yaml`, not from transformers.
 
     Returns:
         An object of each dataclass of the parser.
@@ -86,19 +154,34 @@ def parse_arguments(parser: HfArgumentParser) -> tuple:
     Raises:
         ValueError: for a file that cannot be read or holds unknown keys.
     """
-    arguments = sys.argv[1:]
+    # A shortened name would be taken for another flag than is meant, or for none.
+    parser.allow_abbrev = False
+    arguments = ["--bf16=false" if argument == "--no_bf16" else argument for argument in sys.argv[1:]]
+    recipe = {}
     if arguments and arguments[0].endswith(FILES_OF_ARGUMENTS):
-        path = Path(arguments[0])
-        if not path.is_file():
-            raise ValueError(f"no file {path}")
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(options, dict):
-            raise ValueError(f"{path} must hold keys and values")
-        unknown = sorted(set(options) - {f.name for group in parser.dataclass_types for f in fields(group)})
-        if unknown:
-            raise ValueError(f"{path}: unknown keys {unknown}")
-        arguments = as_flags(options) + arguments[1:]
-    return parser.parse_args_into_dataclasses(args=arguments)
+        recipe, arguments = read_recipe(arguments[0], parser), arguments[1:]
+        given = given_flags(parser, arguments)
+    else:
+        given = given_flags(parser, arguments)
+        if use_defaults:
+            recipe = default_options(parser, given)
+            if isinstance(recipe.get("config_overrides"), dict) and "config_overrides" in given:
+                arguments = [*arguments, "--config_overrides", json.dumps(recipe["config_overrides"])]
+    if set(BUDGETS) & set(given):
+        recipe = {name: value for name, value in recipe.items() if name not in BUDGETS}
+    known = {name: str(value) for name, value in recipe.items()} | given
+    if {"bf16", "use_cpu"} <= {action.dest for action in parser._actions} and not {"-h", "--help"} & set(arguments):
+        flags, line = choose_precision({name: known[name] for name in ("use_cpu", "bf16", "fp16") if name in known})
+        arguments = [*arguments, *as_flags(flags)]
+        if line and is_main_process():
+            print(line, flush=True)
+    parsed = parser.parse_args_into_dataclasses(args=as_flags(recipe) + arguments)
+    for group in parsed:
+        if isinstance(group, ModelArguments):
+            group.has_budget = bool(set(BUDGETS) & set(known))
+            if {"max_steps", "num_train_epochs"} & set(known):
+                group.training_flops = None
+    return parsed
 
 
 def check_positive(arguments: argparse.Namespace, *names: str) -> None:
@@ -114,10 +197,12 @@ def check_positive(arguments: argparse.Namespace, *names: str) -> None:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs a script's `main`; bad input ends it with one line and exit status 2."""
+    """
+    Runs a script's `main`; bad input, files that cannot be read and a full disk end it with one line and exit status 2.
+    """
     try:
         main()
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except (ValueError, OSError, StrictDataclassError, SafetensorError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
@@ -193,30 +278,65 @@ def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
     The tokenizer of `tokenizer_name`, or else of `model_name_or_path`.
 
     Raises:
-        ValueError: if neither is given.
+        ValueError: if neither is given, or it cannot be read, or only by running code that comes with it.
     """
     name = arguments.tokenizer_name or arguments.model_name_or_path
     if name is None:
         raise ValueError("tokenizer_name is needed for a new model")
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+    return read_tokenizer(name, trust_remote_code=arguments.trust_remote_code)
 
 
-def check_model_arguments(arguments: ModelArguments) -> None:
+def check_model_arguments(arguments: ModelArguments) -> YanConfig:
     """
     Finds out whether there can be a model of these arguments, from configs alone: no weights and no data are loaded.
 
+    Returns:
+        The config that the model will have, but for what the tokenizer decides.
+
     Raises:
-        ValueError: for a config override of an unknown name or of a value that does not fit.
+        ValueError: for a config override of an unknown name or of a value that does not fit, and for a learning rate of
+            embeddings that come from a pretrained encoder.
         OSError: if there is no such checkpoint or preset.
     """
     overrides = arguments.overrides
     if arguments.model_name_or_path is None:
-        load_preset(arguments.preset, **overrides)
-        return
+        return load_preset(arguments.preset, **overrides)
     try:
-        YanConfig.from_pretrained(arguments.model_name_or_path, **overrides)
+        config = YanConfig.from_pretrained(arguments.model_name_or_path, **overrides)
     except StrictDataclassError as error:
         raise ValueError(f"config_overrides={arguments.config_overrides!r}: {error}") from None
+    check_embedding_rate(config, arguments.embedding_learning_rate)
+    return config
+
+
+def check_embedding_rate(config: YanConfig, rate: float | None) -> None:
+    """
+    Raises:
+        ValueError: for a learning rate of token embeddings that come with a pretrained encoder.
+    """
+    if rate is not None and getattr(config, "encoder_config", None) is not None:
+        raise ValueError(
+            f"embedding_learning_rate={rate} is for embeddings drawn at random; those of this model come with its "
+            f"pretrained {config.encoder_config.model_type} encoder and would be lost; leave embedding_learning_rate out"
+        )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+    """
+    Ids that a config takes from a tokenizer; of one without BOS and EOS (BERT's), CLS and SEP.
+    """
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "mask")}
+    for name, other in (("bos_token_id", "cls_token_id"), ("eos_token_id", "sep_token_id")):
+        ids[name] = getattr(tokenizer, other) if ids[name] is None else ids[name]
+    return ids
+
+
+def say_what_starts_fresh(name: str, missing: list[str]) -> None:
+    """One line, of the first process alone, with the parts of a model that a checkpoint has no weights for."""
+    parts = Counter(".".join(weight.split(".")[: 2 if weight.startswith("model.") else 1]) for weight in missing)
+    if parts and int(os.environ.get("RANK", 0)) == 0:
+        listed = ", ".join(f"{part} ({count} weights)" for part, count in parts.items())
+        print(f"not in {name}, so starting fresh: {listed}", flush=True)
 
 
 def build_model(
@@ -238,9 +358,12 @@ def build_model(
     overrides = {"attn_implementation": arguments.attn_implementation, **arguments.overrides}
     if arguments.model_name_or_path is not None:
         # Weights saved in bfloat16 would swallow small updates; mixed precision is Trainer's (--bf16).
-        return model_class.from_pretrained(arguments.model_name_or_path, dtype=torch.float32, **overrides)
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "mask")}
-    return model_class(load_preset(arguments.preset, **{"vocab_size": len(tokenizer), **ids, **overrides}))
+        name = arguments.model_name_or_path
+        model, missing = read_model_and_gaps(model_class, name, dtype=torch.float32, **overrides)
+        say_what_starts_fresh(name, missing)
+        return model
+    fields_of_tokenizer = {"vocab_size": len(tokenizer), **token_ids(tokenizer)}
+    return model_class(load_preset(arguments.preset, **{**fields_of_tokenizer, **overrides}))
 
 
 def load_model_or_preset(
@@ -260,7 +383,7 @@ def load_model_or_preset(
     if (model is None) == (preset is None):
         raise ValueError("give exactly one of --model and --preset")
     if model is not None:
-        return model_class.from_pretrained(model, dtype=torch.float32)
+        return read_model(model_class, model, dtype=torch.float32)
     return model_class(load_preset(preset, **overrides))
 
 

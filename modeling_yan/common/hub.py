@@ -1,22 +1,113 @@
-"""Writing a complete model folder, all or nothing, and uploading it."""
+"""Model folders: read whole and without running what is in them, written all or nothing, uploaded."""
 
-import shutil
-import tempfile
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 
 from huggingface_hub import HfApi
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from modeling_yan.common.files import whole_folder
+
+# Weights that an error names.
+NAMED_WEIGHTS = 3
 
 
-def check_destination(folder: Path) -> None:
+@contextlib.contextmanager
+def readable(name: str | Path) -> Iterator[None]:
     """
+    Around what reads a model's files: the many errors of libraries about files that are damaged, cut off or of another
+    kind become one that says which model it is.
+
     Raises:
-        ValueError: if something is there already.
+        ValueError: naming the model and the reason.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--output_dir {folder} is not an empty folder; choose another or empty it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except (SafetensorError, RuntimeError, KeyError, UnpicklingError, EOFError, StrictDataclassError) as error:
+        raise ValueError(f"{name} cannot be read: {type(error).__name__}: {error}") from error
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{name} brings code of its own, which runs only with --trust_remote_code; read it before"
+            ) from None
+        raise ValueError(f"{name} cannot be read: {error}") from error
+    except Exception as error:
+        # The tokenizers library has no other type.
+        if type(error) is not Exception:
+            raise
+        raise ValueError(f"{name} cannot be read: {error}") from error
+
+
+def read_config(name: str | Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """
+    The config of a folder or Hub name.
+
+    Raises:
+        ValueError: if it cannot be read, or only by running code that comes with it.
+        OSError: if there is none.
+    """
+    with readable(name):
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+
+def read_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """As `read_config`, the tokenizer."""
+    with readable(name):
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+
+def read_model_and_gaps(
+    model_class: type, name: str | Path, *, trust_remote_code: bool = False, **options
+) -> tuple[PreTrainedModel, list[str]]:
+    """
+    As `read_model`, for a model that may lack weights.
+
+    Returns:
+        The model, and the names of the weights that it lacked, which are random.
+
+    Raises:
+        ValueError: if a file cannot be read or weights have other shapes than the config says.
+    """
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    with readable(name):
+        model, info = model_class.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
+    for weight, found, expected in sorted(info["mismatched_keys"]):
+        raise ValueError(
+            f"{name}: {weight} has shape {tuple(found)}, the config asks for {tuple(expected)}; the weights are those "
+            "of another config"
+        )
+    return model, sorted(info["missing_keys"])
+
+
+def describe_gaps(name: str | Path, missing: list[str], model_class: str) -> str:
+    """What is said of weights that are missing."""
+    first = ", ".join(missing[:NAMED_WEIGHTS]) + (", …" if len(missing) > NAMED_WEIGHTS else "")
+    return f"{name} lacks {len(missing)} weights of {model_class}: {first}"
+
+
+def read_model(model_class: type, name: str | Path, *, trust_remote_code: bool = False, **options) -> PreTrainedModel:
+    """
+    A model, in evaluation mode, whose weights are all there.
+
+    Args:
+        model_class: an Auto class, or a class of this package.
+        name: folder or Hub name.
+        trust_remote_code: whether code that comes with it may run. Models of this package need none.
+        **options: of `from_pretrained`.
+
+    Raises:
+        ValueError: if a file cannot be read, only by running code that comes with it, or lacks weights.
+        OSError: if there is no such model.
+    """
+    model, missing = read_model_and_gaps(model_class, name, trust_remote_code=trust_remote_code, **options)
+    if missing:
+        kind = type(model).__name__
+        raise ValueError(f"{describe_gaps(name, missing, kind)}; name a folder that was saved from a whole {kind}")
+    return model.eval()
 
 
 def write_folder(
@@ -27,20 +118,15 @@ def write_folder(
     check: Callable[[PreTrainedModel], None],
 ) -> None:
     """
-    Writes model, code, tokenizer and card to a temporary folder, loads the model again, and moves the folder into place
-    only when `check` (which raises) has nothing against the loaded one.
+    Writes model, code, tokenizer and card, loads the model again, and lets the folder appear only when `check` (which
+    raises) has nothing against the loaded one.
     """
-    check_destination(folder)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        written = Path(temporary) / "model"
+    with whole_folder(folder) as written:
         model.save_pretrained(written)
         if tokenizer is not None:
             tokenizer.save_pretrained(written)
         (written / "README.md").write_text(card, encoding="utf-8")
-        check(type(model).from_pretrained(written, dtype=model.dtype).eval())
-        if folder.exists():
-            folder.rmdir()
-        shutil.move(written, folder)
+        check(read_model(type(model), written, dtype=model.dtype))
 
 
 def push_folder(folder: Path, repository: str) -> None:

@@ -2,10 +2,12 @@
 Data sets by the name of a Hub repository, a folder or a file, and the splits and rows of them that a script needs.
 """
 
+import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
+from datasets import Dataset, Features, IterableDataset, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
 
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 Splits = Mapping[str, Dataset | IterableDataset]
@@ -22,9 +24,12 @@ def load_data(name: str, config_name: str | None = None, *, streaming: bool = Fa
         streaming: rows are read as they are needed, nothing is stored first.
 
     Raises:
-        ValueError: for an empty folder and for a file of another format than CSV, JSON, JSON lines and Parquet.
+        ValueError: for a file that is not there, an empty folder, and a file of another format than CSV, JSON, JSON
+            lines and Parquet.
     """
     path = Path(name)
+    if path.suffix in FILE_FORMATS and not path.exists():
+        raise ValueError(f"dataset_name={name!r} is no file in {Path.cwd()}; give the path of one that is there")
     if path.is_file():
         if path.suffix not in FILE_FORMATS:
             raise ValueError(f"dataset_name={name!r} must be a folder, a Hub name or a file of {sorted(FILE_FORMATS)}")
@@ -36,6 +41,48 @@ def load_data(name: str, config_name: str | None = None, *, streaming: bool = Fa
     stored = load_from_disk(name)
     splits = stored if isinstance(stored, dict) else {"train": stored}
     return {split: rows.to_iterable_dataset() for split, rows in splits.items()} if streaming else splits
+
+
+def read_file(path: str, argument: str) -> Dataset:
+    """
+    All rows of a CSV, JSON, JSON lines or Parquet file.
+
+    Columns of a CSV file are read as the text that stands in them: "007" stays "007", "NA" is no missing value.
+
+    Args:
+        argument: name of the argument that the path was given by, for errors.
+
+    Raises:
+        ValueError: for a file that is not there, cannot be read, has another format or no rows.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"{argument}={path} is no file in {Path.cwd()}; give the path of one that is there")
+    kind = FILE_FORMATS.get(file.suffix.lower())
+    if kind is None:
+        raise ValueError(f"{argument}={path} must end in one of {', '.join(FILE_FORMATS)}; save it as one of these")
+    try:
+        options = _csv_options(file) if kind == "csv" else {}
+        rows = load_dataset(kind, data_files=path, split="train", **options)
+    except (ValueError, csv.Error, DatasetGenerationError) as error:
+        reason = error.__cause__ or error
+        raise ValueError(f"{argument}={path} cannot be read as {kind.upper()}: {reason}") from None
+    if not len(rows):
+        raise ValueError(f"{argument}={path} has no rows")
+    return rows
+
+
+def _csv_options(file: Path) -> dict:
+    """Of `load_dataset`, so that every column of a CSV file is text."""
+    with file.open(encoding="utf-8-sig", newline="") as text:
+        lines = csv.reader(text)
+        header = next(lines, [])
+        if len(set(header)) < len(header):
+            raise ValueError(f"its first row {header} names a column twice")
+        for row in lines:
+            if len(row) > len(header):
+                raise ValueError(f"line {lines.line_num} has {len(row)} values, the first row {len(header)} columns")
+    return {"features": Features({name: Value("string") for name in header}), "keep_default_na": False}
 
 
 def select_split(splits: Splits, split: str, name: str) -> Dataset | IterableDataset:

@@ -9,7 +9,7 @@ import logging
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from string import Formatter
 
@@ -65,13 +65,31 @@ def _mask_spans(text: str, *, mask_token: str, rate: float = 0.08, max_span: int
     return shown
 
 
+def _label_name(values: list, *, names: list[str], **_) -> str:
+    """
+    Raises:
+        BadRow: for a label that has no name; data sets hide those of a test split as -1.
+    """
+    try:
+        label = int(values[0])
+    except (TypeError, ValueError):
+        raise BadRow(f"the label {values[0]!r} is no number") from None
+    if not 0 <= label < len(names):
+        raise BadRow(
+            f"the label {label} has no name, names are those of 0 to {len(names) - 1}; labels of -1 are hidden: use "
+            "another split, or `bad_rows: drop` in the task file"
+        )
+    return names[label]
+
+
 # Each takes the column's values as a list and the YAML options by keyword.
 DERIVED_COLUMNS: dict[str, Callable] = {
     "first": lambda values, **_: values[0],
     "shortest": lambda values, **_: min(values, key=len),
     "all": lambda values, **_: list(values),
     "join": lambda values, **_: " ".join(values),
-    "label": lambda values, *, names, **_: f"{values[0]} {names[int(values[0])]}",
+    "label": lambda values, **options: f"{values[0]} {_label_name(values, **options)}",
+    "label_name": _label_name,
     "last_word": lambda values, **_: values[0].split()[-1],
     "without_last_word": lambda values, **_: values[0].rsplit(maxsplit=1)[0],
     "mask_spans": lambda values, *, mask_token, **options: _mask_spans(values[0], mask_token=mask_token, **options),
@@ -80,6 +98,8 @@ DERIVED_COLUMNS: dict[str, Callable] = {
 
 
 def _lookup(row: dict, dotted: str):
+    if dotted in row:
+        return row[dotted]
     value = row
     for key in dotted.split("."):
         if not isinstance(value, Mapping) or key not in value:
@@ -94,7 +114,6 @@ class Task:
     A data set read as source-target pairs.
 
     Args:
-        dataset: name of the data set, as given to `datasets.load_dataset`.
         source, target: format strings over the columns, the derived columns and `mask_token`.
         derive: derived columns, `name -> {function, column | columns, **options}`; functions: `DERIVED_COLUMNS`.
         references: a column, derived or not, holding all acceptable targets of a row; the target alone where there is
@@ -104,10 +123,10 @@ class Task:
         truncation_side: where a source that is too long is cut, "right" or "left"; "left" keeps a question that stands
             last.
         bad_rows: "raise", or "drop" rows that cannot be rendered, with a warning that counts them.
+        dataset: name of the data set that the task was written for, for people; which data is read is an argument.
     """
 
     name: str
-    dataset: str
     source: str
     target: str
     derive: dict[str, dict] = field(default_factory=dict)
@@ -117,6 +136,7 @@ class Task:
     metric: str = "rouge"
     truncation_side: str = "right"
     bad_rows: str = "raise"
+    dataset: str | None = None
 
     @classmethod
     def load(cls, name_or_path: str) -> "Task":
@@ -129,18 +149,27 @@ class Task:
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
             path = configuration_path("tasks", f"{name_or_path}.yaml")
+        if not path.is_file():
+            raise ValueError(f"task={name_or_path} is no file in {Path.cwd()}; give the path of one that is there")
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(options, dict):
+            raise ValueError(f"{path.name} must hold keys and values")
         known = {f.name for f in fields(cls)} - {"name"}
         unknown = set(options) - known
         if unknown:
             raise ValueError(f"{path.name}: unknown keys {sorted(unknown)}; known are {sorted(known)}")
-        missing = {"dataset", "source", "target"} - set(options)
+        missing = {"source", "target"} - set(options)
         if missing:
             raise ValueError(f"{path.name}: {sorted(missing)} must be given")
         try:
             return cls(name=path.stem, **options)
         except ValueError as error:
             raise ValueError(f"{path.name}: {error}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Writes a task file that `load` reads."""
+        options = {name: value for name, value in asdict(self).items() if name != "name" and value is not None}
+        Path(path).write_text(yaml.safe_dump(options, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def __post_init__(self):
         choices = {"bad_rows": ("raise", "drop"), "truncation_side": ("right", "left"), "metric": METRICS}

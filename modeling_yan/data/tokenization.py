@@ -1,7 +1,9 @@
 """Byte-level BPE trained with `tokenizers`, and the tokenisation of source-target pairs."""
 
 import logging
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -10,6 +12,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from modeling_yan.data.tasks import group_references
 
 logger = logging.getLogger(__name__)
+# Bounds of a vocabulary that data decides.
+SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
 
 
@@ -45,6 +49,43 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int
     )
 
 
+def fitting_vocab_size(texts: Iterable[str]) -> int:
+    """
+    Entries of a tokenizer for some texts: one for each word that occurs at least five times, beside 512 for bytes,
+    special tokens and parts of words; in all no more than 8,192.
+    """
+    counts = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text))
+    frequent = sum(count >= 5 for count in counts.values())
+    return min(SMALLEST_VOCABULARY + frequent, LARGEST_VOCABULARY)
+
+
+def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id that ends a text: EOS, or SEP where a tokenizer has no EOS (BERT's)."""
+    return tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+
+
+def target_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], end_id: int, longest: int | None = None
+) -> list[list[int]]:
+    """
+    Ids of targets: without BOS or CLS at their beginning, with `end_id` at their end and nowhere else.
+
+    Args:
+        end_id: the EOS of the model's config.
+        longest: tokens that are kept, `end_id` among them; all by default. Answers keep their beginning, wherever the
+            tokenizer cuts sources.
+    """
+    begin = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None, end_id}
+    found = []
+    for ids in tokenizer(text_target=list(texts))["input_ids"]:
+        if ids and ids[0] in begin:
+            ids = ids[1:]
+        while ids and ids[-1] == end_id:
+            ids = ids[:-1]
+        found.append([*(ids if longest is None else ids[: longest - 1]), end_id])
+    return found
+
+
 def set_truncation_side(tokenizer: PreTrainedTokenizerBase, side: str) -> None:
     """
     "right" or "left": where `truncation=True` cuts, now and after saving. The attribute alone is lost in transformers
@@ -59,22 +100,30 @@ def tokenize_pairs(
     max_source_length: int,
     max_target_length: int,
     fill_canvas: bool = False,
+    end_id: int | None = None,
 ) -> Dataset:
     """
     Columns `source`, `target` -> `input_ids`, `attention_mask`, `labels` (lists of ids, EOS last). Longer rows are cut,
     with a warning that counts them. With `fill_canvas` all labels are filled up to `max_target_length` by EOS.
+
+    Args:
+        end_id: the EOS of the model's config; the tokenizer's `end_token_id` by default.
+
+    Raises:
+        ValueError: if neither is there.
     """
+    end_id = end_token_id(tokenizer) if end_id is None else end_id
+    if end_id is None:
+        raise ValueError("the tokenizer has neither EOS nor SEP, and a text must end; set tokenizer.eos_token")
 
     def tokenize(rows: dict) -> dict:
         batch = tokenizer(rows["source"], max_length=max_source_length, truncation=True)
-        labels = tokenizer(text_target=rows["target"])["input_ids"]
-        # Answers keep their beginning and EOS, wherever the tokenizer cuts sources.
-        labels = [ids if len(ids) <= max_target_length else [*ids[: max_target_length - 1], ids[-1]] for ids in labels]
+        labels = target_ids(tokenizer, rows["target"], end_id, max_target_length)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
     def fill(row: dict) -> dict:
         labels = row["labels"]
-        return {"labels": labels + [tokenizer.eos_token_id] * (max_target_length - len(labels))}
+        return {"labels": labels + [end_id] * (max_target_length - len(labels))}
 
     pairs = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenise")
     for column, limit in (("input_ids", max_source_length), ("labels", max_target_length)):

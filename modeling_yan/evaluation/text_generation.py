@@ -4,14 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from tqdm.auto import tqdm
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from modeling_yan.common.hub import read_config, read_model
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
 
 
@@ -20,21 +15,25 @@ def is_seq2seq(model: PreTrainedModel) -> bool:
     return model.config.is_encoder_decoder or model.config.model_type == "yan"
 
 
-def load_text_model(name: str, **options) -> PreTrainedModel:
+def load_text_model(name: str, *, trust_remote_code: bool = False, **options) -> PreTrainedModel:
     """
     A causal, sequence-to-sequence, masked diffusion or YAN model that writes text, as its config says which it is, in
     evaluation mode.
 
     Args:
         name: folder or Hub name.
+        trust_remote_code: whether code that comes with it may run.
         **options: handed to `from_pretrained`.
+
+    Raises:
+        ValueError: if it cannot be read, only by running code that comes with it, or lacks weights.
     """
-    config = AutoConfig.from_pretrained(name, trust_remote_code=True)
+    config = read_config(name, trust_remote_code=trust_remote_code)
     seq2seq = config.is_encoder_decoder or config.model_type == "yan"
-    auto_class = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    model_class = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     if getattr(config, "masked_diffusion", False):
-        return MaskedDiffusionLM.from_pretrained(name, **options).eval()
-    return auto_class.from_pretrained(name, trust_remote_code=True, **options).eval()
+        model_class = MaskedDiffusionLM
+    return read_model(model_class, name, trust_remote_code=trust_remote_code, **options)
 
 
 def iterate_answers(

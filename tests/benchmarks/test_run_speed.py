@@ -40,9 +40,9 @@ def test_a_model_and_a_preset_are_one_too_many(tmp_path):
 
 
 def test_systems_are_chosen_by_how_their_names_begin():
-    build_baselines = script_functions(SCRIPT)["build_baselines"]
+    build_systems = script_functions(SCRIPT)["build_systems"]
     model = tiny_model(hidden_size=64, intermediate_size=256, vocab_size=500)
-    chosen = build_baselines(model, [1, 3], False, ["YAN", "GPT-2"])
+    chosen = build_systems(model, [1, 3], False, ["YAN", "GPT-2"])
     assert [system.name for system in chosen] == ["YAN, 1 step", "YAN, 3 steps", "GPT-2, KV cache"]
     with pytest.raises(ValueError, match=r"--systems \['GTP'\].*'BART, KV cache'"):
-        build_baselines(model, [3], False, ["YAN", "GTP"])
+        build_systems(model, [3], False, ["YAN", "GTP"])

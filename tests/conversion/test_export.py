@@ -38,7 +38,7 @@ def exported(request, tmp_path_factory, onnx_yan):
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     ran(SCRIPT, cwd=folder, model="model", output_dir="onnx")
-    assert "is not empty" in refused(SCRIPT, cwd=folder, model="model", output_dir="onnx")
+    assert "is not an empty folder" in refused(SCRIPT, cwd=folder, model="model", output_dir="onnx")
     return model, onnx_yan(folder / "onnx"), tokenizer
 
 

@@ -55,7 +55,9 @@ def test_encoder_velocities_gate_and_likelihood(converted, expected):
     close(out.gate_probs, e["gate_pi"], target)
     x_1 = converted.get_encoder()(e["tgt_ids"], target).last_hidden_state
     close(x_1, e["x1"], target)
-    nll = mixture_nll(e["x1"] - e["x0"], out.velocities, out.gate_probs.log(), converted.config.training_config.velocity_std)
+    nll = mixture_nll(
+        e["x1"] - e["x0"], out.velocities, out.gate_probs.log(), converted.config.training_config.velocity_std
+    )
     if "moe_nll" in e:
         close(masked_mean(nll, target.bool()), e["moe_nll"])
     close(converted.decoder(e["x1"]), e["reconstruction_logits"], target)

@@ -38,7 +38,8 @@ def make_trainer(tmp_path, **options) -> YanSeq2SeqTrainer:
 def test_a_budget_becomes_updates(tmp_path):
     trainer = make_trainer(tmp_path)
     each = flops_per_update(trainer)
-    # More than two operations for each of the 12 target tokens and each parameter of a trunk pass, forward and backward.
+    # More than two operations for each of the 12 target tokens and each parameter of a trunk pass, forward and
+    # backward.
     trunk = sum(p.numel() for p in trainer.model.model.flow.layers.parameters())
     assert each > 3 * 2 * 12 * trunk
     assert apply_budget(trainer, 5.5 * each) == each

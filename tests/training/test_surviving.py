@@ -1,4 +1,6 @@
-"""Runs that are killed, disks that fill up, data that is not what it should be: a clear word, and nothing good is lost."""
+"""
+Runs that are killed, disks that fill up, data that is not what it should be: a clear word, and nothing good is lost.
+"""
 
 import resource
 import signal
