@@ -18,7 +18,7 @@ def needed_positions(labels: Tensor) -> Tensor:
     return valid.sum(-1) + repeats.sum(-1)
 
 
-def _texts_first(labels: Tensor) -> Tensor:
+def texts_first(labels: Tensor) -> Tensor:
     """Labels (B, L) with all padding at the end."""
     return labels.gather(1, (labels == -100).long().argsort(dim=1, stable=True))
 
@@ -41,7 +41,7 @@ def ctc_nll(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: int) 
     valid = labels != -100
     return F.ctc_loss(
         log_probs,
-        _texts_first(labels).masked_fill(~valid.sort(dim=-1, descending=True).values, 0),
+        texts_first(labels).masked_fill(~valid.sort(dim=-1, descending=True).values, 0),
         canvas_mask.sum(-1),
         valid.sum(-1),
         blank=blank_id,
@@ -78,7 +78,7 @@ def ctc_bigram_distance(logits: Tensor, labels: Tensor, canvas_mask: Tensor, bla
     later = torch.ones(length, length, dtype=torch.bool, device=logits.device).triu(1)
     only_blanks = torch.where(later, through, -torch.inf).exp().float()
 
-    texts = _texts_first(labels)
+    texts = texts_first(labels)
     valid = texts != -100
     targets = texts.masked_fill(~valid, 0)
     at = probs.gather(-1, targets.unsqueeze(1).expand(-1, length, -1))
@@ -111,7 +111,7 @@ def ctc_viterbi(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: i
     Returns:
         (B, C) token ids, blanks included and off the canvas; `ctc_collapse` gives the labels back.
     """
-    texts = _texts_first(labels)
+    texts = texts_first(labels)
     valid = texts != -100
     rows, length = len(texts), logits.shape[1]
     # Blanks before, between and behind the tokens: (B, 2 L + 1).

@@ -28,6 +28,7 @@ from .flow_matching_yan import (
 from .generation_yan import YanGenerationMixin
 from .input_checks_yan import check_choice, check_labels, may_look_at
 from .layers_yan import YanDecoder, YanLengthHead
+from .likelihood_yan import YanLikelihoodMixin
 from .losses_yan import (
     AUTOENCODER_TERMS,
     DENOISED,
@@ -118,7 +119,7 @@ class YanForMaskedLM(YanPreTrainedModel):
         )
 
 
-class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin):
+class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLikelihoodMixin):
     """Stages 2 and 3: source -> target through the mixture of learned velocity fields."""
 
     accepts_loss_kwargs = True

@@ -71,11 +71,12 @@ def row_seeds(
     attention_mask: torch.Tensor | None,
     batch_size: int,
     generator: torch.Generator | None = None,
+    distinct: bool = True,
 ) -> list[int]:
     """
     One seed per row, from a draw of the generator (torch's global one if absent) and the row's tokens (B, Lx), so that
-    a row's noise depends neither on its batch-mates nor on padding. Rows without ids count by their index; a repeated
-    row counts its repeats.
+    a row's noise depends neither on its batch-mates nor on padding. Rows without ids count by their index; with
+    `distinct` a repeated row counts its repeats, and gets other seeds.
     """
     options = {} if generator is None else {"generator": generator, "device": generator.device}
     base = int(torch.randint(2**62, (1,), **options))
@@ -89,7 +90,7 @@ def row_seeds(
     seeds = []
     for row in rows:
         key = array("q", [base, *row]).tobytes()
-        repeat = seen[key] = seen.get(key, -1) + 1
+        repeat = seen[key] = seen.get(key, -1) + 1 if distinct else 0
         digest = hashlib.blake2b(key + repeat.to_bytes(8, "little"), digest_size=8).digest()
         seeds.append(int.from_bytes(digest, "little") >> 1)
     return seeds
