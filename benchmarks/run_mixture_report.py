@@ -101,8 +101,8 @@ def watch(model: YanForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
 
 def report_model(folder: str, rows: Dataset, picture: Path, seed: int, trust_remote_code: bool = False) -> dict:
     """One model's row of the report; the picture is of its first answer."""
-    model = read_model(YanForConditionalGeneration, folder, dtype=torch.float32)
     tokenizer = read_tokenizer(folder, trust_remote_code=trust_remote_code)
+    model = read_model(YanForConditionalGeneration, folder, dtype=torch.float32)
     seen = [watch(model, tokenizer, source, seed) for source in rows["source"]]
     plot_trajectories(seen[0].trajectory, seen[0].experts, seen[0].tokens, picture)
     kinds = Counter(

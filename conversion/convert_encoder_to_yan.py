@@ -27,11 +27,11 @@ from modeling_yan import YanConfig, YanForConditionalGeneration
 from modeling_yan.common.arguments import run_script
 from modeling_yan.common.files import check_destination
 from modeling_yan.common.hub import (
-    describe_gaps,
     push_folder,
     read_config,
     read_model_and_gaps,
     read_tokenizer,
+    refuse_gaps,
     write_folder,
 )
 from modeling_yan.common.paths import configuration_path
@@ -102,9 +102,7 @@ def load_encoder(name: str) -> PreTrainedModel:
         # Not worth loading.
         build_config(config, None, "yan-base")
     model, missing = read_model_and_gaps(AutoModel, name, dtype=torch.float32)
-    missing = [weight for weight in missing if not weight.startswith(UNREAD)]
-    if missing:
-        raise ValueError(f"--encoder {describe_gaps(name, missing, type(model).__name__)}; name a whole one")
+    refuse_gaps(name, [weight for weight in missing if not weight.startswith(UNREAD)], model)
     return (model.get_encoder() if model.config.is_encoder_decoder else model).eval()
 
 

@@ -277,9 +277,14 @@ def check_weights(state: dict) -> None:
     if strangers:
         raise ValueError(f"the state dict holds values that are not tensors under {strangers}")
     for name, value in state.items():
-        if value.is_nested or value.is_quantized or value.layout != torch.strided or value.is_meta:
-            kind = "nested" if value.is_nested else "quantised" if value.is_quantized else "sparse or without numbers"
-            raise ValueError(f"{name} is a {kind} tensor; save plain ones")
+        kinds = {
+            "nested tensor": value.is_nested,
+            "quantised tensor": value.is_quantized,
+            "sparse tensor": value.layout != torch.strided,
+            "tensor without numbers": value.is_meta,
+        }
+        for kind in (kind for kind, found in kinds.items() if found):
+            raise ValueError(f"{name} is a {kind}; save plain ones")
         if value.dtype not in WEIGHT_TYPES:
             raise ValueError(f"{name} has dtype {value.dtype}; weights are of {[str(kind) for kind in WEIGHT_TYPES]}")
         if not value.isfinite().all():
@@ -494,7 +499,11 @@ def write_published(model: PreTrainedModel, folder: Path) -> None:
     """Writes `folder/checkpoint.pt`, which appears only if, read again, it gives the model's outputs."""
     checkpoint = reverse(model)
     with whole_folder(folder) as written:
-        torch.save(checkpoint, written / "checkpoint.pt")
+        try:
+            torch.save(checkpoint, written / "checkpoint.pt")
+        except RuntimeError as error:
+            # What torch says of a full disk.
+            raise OSError(f"{folder / 'checkpoint.pt'} cannot be written: {first_line(error)}") from None
         check_copy(convert_file(written / "checkpoint.pt"), model)
 
 

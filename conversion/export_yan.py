@@ -26,7 +26,7 @@ from transformers.utils import logging
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import run_script
 from modeling_yan.common.files import check_destination, whole_folder
-from modeling_yan.common.hub import read_model, read_tokenizer
+from modeling_yan.common.hub import check_config_file, read_model, read_tokenizer
 from modeling_yan.selective_scan_yan import EXPORTED_LENGTH
 
 FORMATS = ("onnx", "pt2")
@@ -194,8 +194,13 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     check_destination(arguments.output_dir)
-    model = read_model(YanForConditionalGeneration, arguments.model, dtype=torch.float32)
+    check_config_file(arguments.model, YanForConditionalGeneration)
     tokenizer = read_tokenizer(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    model = read_model(YanForConditionalGeneration, arguments.model, dtype=torch.float32)
+    hosted = model.config.encoder_config
+    if hosted is not None and hosted.model_type == "t5":
+        # The reshape after its fused attention has no ONNX form.
+        model.get_encoder().backbone.set_attn_implementation("eager")
     with whole_folder(arguments.output_dir) as folder:
         export(model, folder, arguments.format)
         tokenizer.save_pretrained(folder)

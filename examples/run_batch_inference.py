@@ -8,25 +8,36 @@ same command goes on where it stopped.
 
 Process r of n writes `answers-r-of-n.jsonl`: `{"index", "source", "answer", "tokens"}`, the index being the row's in
 the split. An answer depends on the seed and the source alone, not on the number of processes or the batch size; only
-the answers to repeated sources depend on what shares their batch.
+the answers to repeated sources depend on what shares their batch. What decides the answers is kept in the folder
+(`.settings.json`): a run that would write others is refused, and so is a second run at the same time.
 """
 
 import argparse
+import hashlib
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
-import modeling_yan  # noqa: F401  (the Auto classes)
 from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.files import locked
+from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.data.loading import load_data, require_columns, select_split
 from modeling_yan.data.tasks import Task
 from modeling_yan.evaluation.speed import count_tokens, synchronize
+
+# Hidden, so that `load_dataset` on the folder reads the answers alone.
+SETTINGS_FILE = ".settings.json"
+# Options of `generate()` that a command may change.
+GENERATION_OPTIONS = ("num_inference_steps", "num_length_candidates")
+# Of a config: where it was read, and by what, does not change an answer.
+NOT_FINGERPRINTED = ("_name_or_path", "transformers_version", "dtype")
 
 
 def load_sources(arguments: argparse.Namespace) -> tuple[list[str], int | None]:
@@ -58,6 +69,96 @@ def choose_shard(folder: Path, state: PartialState) -> Path:
     return shard
 
 
+def fingerprint(parts: Iterable) -> str:
+    """Changes with any of the parts, which are texts or arrays of bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        digest.update(len(content).to_bytes(8, "big"))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def weight_parts(model: PreTrainedModel) -> Iterator:
+    """Name, type and bytes of every weight."""
+    for name, value in model.state_dict().items():
+        yield f"{name} {value.dtype}"
+        yield value.cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+
+def model_fingerprints(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Of the weights as they are used, and of all other files that decide what a model writes."""
+    configs = (model.config.to_dict(), model.generation_config.to_dict())
+    kept = [{name: value for name, value in part.items() if name not in NOT_FINGERPRINTED} for part in configs]
+    vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
+    return {
+        "weights": fingerprint(weight_parts(model)),
+        "configs": fingerprint([json.dumps(kept, sort_keys=True, default=str)]),
+        "tokenizer": fingerprint([vocabulary]),
+    }
+
+
+def run_settings(
+    arguments: argparse.Namespace,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: list[str],
+    max_length: int | None,
+    num_processes: int,
+) -> dict:
+    """All that decides which answers a run writes, and to which file, as JSON keeps it."""
+    folder = Path(arguments.model)
+    return {
+        "model": str(folder.resolve()) if folder.is_dir() else arguments.model,
+        **model_fingerprints(model, tokenizer),
+        "dtype": str(model.dtype),
+        "task": arguments.task,
+        "sources": f"{len(sources)} rows, {fingerprint(sources)}",
+        "max_source_length": max_length,
+        **{name: getattr(arguments, name) for name in GENERATION_OPTIONS},
+        "seed": arguments.seed,
+        "processes": num_processes,
+        # Only the answers to repeated sources depend on it.
+        "batch_size": arguments.batch_size if len(set(sources)) < len(sources) else None,
+    }
+
+
+def settle(folder: Path, settings: dict, writes: bool) -> None:
+    """
+    Compares the settings with those of the run that began this folder, or begins it.
+
+    Args:
+        writes: whether this process may begin it.
+
+    Raises:
+        ValueError: naming the settings that differ, and for answers of a run that kept none.
+    """
+    path = folder / SETTINGS_FILE
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read: {error}; choose another --output_dir") from None
+        changed = [
+            f"{name} (now {value!r}, then {before.get(name)!r})"
+            for name, value in settings.items()
+            if value != before.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"--output_dir {folder} was begun with other settings: {'; '.join(changed)}. Give the same command to "
+                "go on, or choose another folder"
+            )
+        return
+    shard = next(folder.glob("answers-*-of-*.jsonl"), None)
+    if shard is not None:
+        raise ValueError(f"{shard} was written with settings that are not known; choose another --output_dir")
+    if writes:
+        temporary = folder / f"{SETTINGS_FILE}.new"
+        temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        os.replace(temporary, path)
+
+
 def lines_to_keep(path: Path, indices: list[int], batch_size: int) -> int:
     """
     Cuts a shard back to whole batches and returns how many of its rows are done.
@@ -68,7 +169,10 @@ def lines_to_keep(path: Path, indices: list[int], batch_size: int) -> int:
     if not path.exists():
         return 0
     lines = path.read_bytes().split(b"\n")[:-1]
-    rows = [json.loads(line)["index"] for line in lines]
+    try:
+        rows = [json.loads(line)["index"] for line in lines]
+    except (ValueError, KeyError, TypeError):
+        rows = [None]
     if rows != indices[: len(rows)]:
         raise ValueError(f"{path} holds other rows than this run would write; choose another --output_dir")
     done = len(rows) if len(rows) == len(indices) else len(rows) // batch_size * batch_size
@@ -107,6 +211,7 @@ def parse() -> argparse.Namespace:
     add("--max_source_length", type=int)
     add("--num_inference_steps", type=int)
     add("--num_length_candidates", type=int)
+    add("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     add("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -114,21 +219,29 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def main() -> None:
-    arguments = parse()
-    state = PartialState(cpu=not torch.cuda.is_available())
-    sources, max_length = load_sources(arguments)
-    shard = choose_shard(arguments.output_dir, state)
-    indices = list(range(state.process_index, len(sources), state.num_processes))
-    done = lines_to_keep(shard, indices, arguments.batch_size)
-    dtype = arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
-    model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model, dtype=dtype).to(state.device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    options = {name: getattr(arguments, name) for name in ("num_inference_steps", "num_length_candidates")}
-    tokens, start = 0, time.perf_counter()
+def write_answers(
+    shard: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: dict[int, str],
+    max_length: int | None,
+    arguments: argparse.Namespace,
+    progress: bool,
+) -> tuple[int, int]:
+    """
+    Appends the answers that a shard still lacks.
+
+    Args:
+        sources: index of a row -> its source, of all rows of the shard.
+
+    Returns:
+        The number of rows that were there, and the number of tokens that were written.
+    """
+    indices = list(sources)
+    done, tokens = lines_to_keep(shard, indices, arguments.batch_size), 0
+    options = {name: getattr(arguments, name) for name in GENERATION_OPTIONS}
     with shard.open("a", encoding="utf-8") as file:
-        starts = range(done, len(indices), arguments.batch_size)
-        for first in tqdm(starts, desc="batches", disable=not state.is_main_process):
+        for first in tqdm(range(done, len(indices), arguments.batch_size), desc="batches", disable=not progress):
             rows = indices[first : first + arguments.batch_size]
             texts = [sources[index] for index in rows]
             generator = torch.Generator(model.device).manual_seed(arguments.seed)
@@ -138,10 +251,31 @@ def main() -> None:
                 row = {"index": index, "source": source, "answer": answer, "tokens": count}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
-    synchronize()
-    seconds = time.perf_counter() - start
+    return done, tokens
+
+
+def main() -> None:
+    arguments = parse()
+    state, folder = PartialState(cpu=not torch.cuda.is_available()), arguments.output_dir
+    sources, max_length = load_sources(arguments)
+    shard = choose_shard(folder, state)
+    with locked(folder / f".lock-{state.process_index:05d}"):
+        dtype = arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+        trust = {"trust_remote_code": arguments.trust_remote_code}
+        tokenizer = read_tokenizer(arguments.model, **trust)
+        model = read_model(AutoModelForSeq2SeqLM, arguments.model, dtype=dtype, **trust).to(state.device)
+        settings = run_settings(arguments, model, tokenizer, sources, max_length, state.num_processes)
+        # Nobody writes before every process has its lock.
+        state.wait_for_everyone()
+        with state.main_process_first():
+            settle(folder, settings, writes=state.is_main_process)
+        own = {index: sources[index] for index in range(state.process_index, len(sources), state.num_processes)}
+        start = time.perf_counter()
+        done, tokens = write_answers(shard, model, tokenizer, own, max_length, arguments, state.is_main_process)
+        synchronize()
+        seconds = time.perf_counter() - start
     print(
-        f"process {state.process_index}: {len(indices) - done:,} rows ({done:,} were there), {tokens:,} tokens, "
+        f"process {state.process_index}: {len(own) - done:,} rows ({done:,} were there), {tokens:,} tokens, "
         f"{tokens / seconds:,.0f} tokens per second, tokenising and writing included"
     )
 

@@ -78,7 +78,7 @@ def build_trainer(
     held_out = evaluation_rows(splits, arguments.max_eval_samples)
     if not held_out:
         raise ValueError(f"{arguments.dataset_name} has neither a validation nor a test split to score answers on")
-    model = build_model(YanForConditionalGeneration, model_arguments, tokenizer)
+    model = build_model(YanForConditionalGeneration, model_arguments, tokenizer, whole=True)
     freeze(model, model_arguments.frozen_parts)
     trainer = YanRewardTrainer(
         model,

@@ -31,9 +31,15 @@ class SFTDataArguments:
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapter."})
 
 
+@dataclass
+class SFTArguments(SFTConfig):
+    """TRL's, without the flag that ModelArguments has, too: TRL is given no model and no tokenizer by name."""
+
+    trust_remote_code: bool = field(default=False, init=False)
+
+
 def main() -> None:
-    # SFTConfig has a trust_remote_code, too, for models and tokenizers that it would load by name; here it loads none.
-    parser = HfArgumentParser((ModelArguments, SFTDataArguments, SFTConfig), conflict_handler="resolve")
+    parser = HfArgumentParser((ModelArguments, SFTDataArguments, SFTArguments))
     model_arguments, data, training = parse_arguments(parser)
     resume = prepare_run(training, model_arguments)
     splits = load_data(data.dataset_name)

@@ -132,7 +132,12 @@ class YanHostedEncoder(YanPreTrainedModel):
                 *(outputs.get(name) for name in ("last_hidden_state", "hidden_states", "attentions"))
             )
         attention_mask = attention_mask.long()
-        order = attention_mask.argsort(dim=1, descending=True, stable=True)
+        # Where each position goes, tokens first, and from there which position stands where: a stable sort by the mask,
+        # which ONNX does not have.
+        tokens, padding = attention_mask.cumsum(1), (1 - attention_mask).cumsum(1)
+        places = torch.where(attention_mask == 1, tokens, tokens[:, -1:] + padding) - 1
+        positions = torch.arange(attention_mask.shape[1], device=attention_mask.device).expand_as(attention_mask)
+        order = torch.zeros_like(attention_mask).scatter(1, places, positions)
         # The longest row decides, so that padding never reaches past the backbone's last position.
         order = order[:, : self.config.max_position_embeddings]
         mask = attention_mask.gather(1, order)

@@ -14,6 +14,7 @@ from transformers.utils import cached_file, logging
 from .configuration_yan import YanConfig
 from .layers_yan import YanEncoderLayer
 from .mixers_yan import YanAttention, YanMambaDirection, YanNearIdentity
+from .model_card_yan import model_card
 from .velocity_field_yan import YanExperts, YanModulation
 
 logger = logging.get_logger(__name__)
@@ -100,11 +101,15 @@ class YanPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
         """
         As in transformers, and complete: the code that loads the folder with `trust_remote_code=True` is saved with it,
-        which the library does for a class with a single Auto class only, and never for pipelines.
+        which the library does for a class with a single Auto class only, and never for pipelines; and a README.md where
+        there is none.
         """
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
-            self._save_code(Path(save_directory))
+            folder = Path(save_directory)
+            self._save_code(folder)
+            if not (folder / "README.md").exists():
+                (folder / "README.md").write_text(model_card(self, folder.resolve().name), encoding="utf-8")
 
     def _save_code(self, folder: Path) -> None:
         here = Path(__file__).parent

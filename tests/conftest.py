@@ -14,7 +14,6 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="yan-tests-")
 import functools
 import gc
 import json
-import logging
 import shutil
 from pathlib import Path
 
@@ -41,11 +40,6 @@ from .helpers import (
 )
 
 __all__ = ["VOCAB_SIZE", "randomize", "source_batch", "tiny_config", "tiny_model"]
-
-
-# pytest listens to every logger that keeps its records to itself. torch renders each graph that it traces for this one
-# as soon as anybody listens, which makes compiling and exporting take twice as long.
-logging.getLogger("torch.__trace").propagate = True
 
 
 def pytest_collection_finish():

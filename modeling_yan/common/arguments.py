@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_yan.canvas_yan import text_room
-from modeling_yan.common.hub import read_model, read_model_and_gaps, read_tokenizer
+from modeling_yan.common.hub import read_model, read_model_and_gaps, read_tokenizer, refuse_gaps
 from modeling_yan.common.paths import configuration_path
 from modeling_yan.common.precision import choose_precision, is_main_process
 from modeling_yan.configuration_yan import TRAINING_FIELDS, YanConfig
@@ -128,15 +127,45 @@ def given_flags(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[s
 
 def default_options(parser: HfArgumentParser, given: Mapping[str, str]) -> dict:
     """
-    What a run is given that has no recipe: the defaults of a new model, or of one that is loaded. Config overrides that
-    were given change those of the defaults key by key.
+    What a run is given that has no recipe: the defaults of a new model, or of one that is loaded. Of their config
+    overrides those stand that neither the preset nor the overrides that were given name.
     """
     name = LOADED_MODEL_DEFAULTS if "model_name_or_path" in given else NEW_MODEL_DEFAULTS
     options = read_recipe(str(configuration_path("training", name)), parser)
-    if "config_overrides" in given and "config_overrides" in options:
-        defaults = nest_training_settings(options["config_overrides"])
-        options["config_overrides"] = merge_options(defaults, parse_overrides(given["config_overrides"]))
+    if "config_overrides" in options:
+        preset = configuration_path("models", f"{given.get('preset', options['preset'])}.json")
+        own = json.loads(preset.read_text(encoding="utf-8"))
+        defaults = {n: v for n, v in nest_training_settings(options["config_overrides"]).items() if n not in own}
+        options["config_overrides"] = merge_options(defaults, parse_overrides(given.get("config_overrides")))
     return options
+
+
+def read_command_line(parser: HfArgumentParser, use_defaults: bool) -> tuple[dict, list[str]]:
+    """
+    Options of the recipe on the command line, or of the defaults where there is none, and the flags, which win. Where
+    flags say how long training lasts, the recipe does not.
+    """
+    arguments = ["--bf16=false" if argument == "--no_bf16" else argument for argument in sys.argv[1:]]
+    recipe = {}
+    if arguments and arguments[0].endswith(FILES_OF_ARGUMENTS):
+        recipe, arguments = read_recipe(arguments[0], parser), arguments[1:]
+    elif use_defaults:
+        recipe = default_options(parser, given_flags(parser, arguments))
+        # The user's config overrides are in there, too.
+        arguments += as_flags({"config_overrides": recipe.get("config_overrides")})
+    if set(BUDGETS) & set(given_flags(parser, arguments)):
+        recipe = {name: value for name, value in recipe.items() if name not in BUDGETS}
+    return recipe, arguments
+
+
+def precision_flags(parser: HfArgumentParser, known: Mapping[str, str]) -> list[str]:
+    """Flags that choose device and precision of a training script, which is said in one line; none for others."""
+    if not {"bf16", "use_cpu"} <= {action.dest for action in parser._actions}:
+        return []
+    flags, line = choose_precision({name: known[name] for name in ("use_cpu", "bf16", "fp16") if name in known})
+    if line and is_main_process():
+        print(line, flush=True)
+    return as_flags(flags)
 
 
 def parse_arguments(parser: HfArgumentParser, *, use_defaults: bool = False) -> tuple:
@@ -156,25 +185,10 @@ def parse_arguments(parser: HfArgumentParser, *, use_defaults: bool = False) -> 
     """
     # A shortened name would be taken for another flag than is meant, or for none.
     parser.allow_abbrev = False
-    arguments = ["--bf16=false" if argument == "--no_bf16" else argument for argument in sys.argv[1:]]
-    recipe = {}
-    if arguments and arguments[0].endswith(FILES_OF_ARGUMENTS):
-        recipe, arguments = read_recipe(arguments[0], parser), arguments[1:]
-        given = given_flags(parser, arguments)
-    else:
-        given = given_flags(parser, arguments)
-        if use_defaults:
-            recipe = default_options(parser, given)
-            if isinstance(recipe.get("config_overrides"), dict) and "config_overrides" in given:
-                arguments = [*arguments, "--config_overrides", json.dumps(recipe["config_overrides"])]
-    if set(BUDGETS) & set(given):
-        recipe = {name: value for name, value in recipe.items() if name not in BUDGETS}
-    known = {name: str(value) for name, value in recipe.items()} | given
-    if {"bf16", "use_cpu"} <= {action.dest for action in parser._actions} and not {"-h", "--help"} & set(arguments):
-        flags, line = choose_precision({name: known[name] for name in ("use_cpu", "bf16", "fp16") if name in known})
-        arguments = [*arguments, *as_flags(flags)]
-        if line and is_main_process():
-            print(line, flush=True)
+    recipe, arguments = read_command_line(parser, use_defaults)
+    known = {name: str(value) for name, value in recipe.items()} | given_flags(parser, arguments)
+    if "help" not in known:
+        arguments = arguments + precision_flags(parser, known)
     parsed = parser.parse_args_into_dataclasses(args=as_flags(recipe) + arguments)
     for group in parsed:
         if isinstance(group, ModelArguments):
@@ -317,7 +331,7 @@ def check_embedding_rate(config: YanConfig, rate: float | None) -> None:
     if rate is not None and getattr(config, "encoder_config", None) is not None:
         raise ValueError(
             f"embedding_learning_rate={rate} is for embeddings drawn at random; those of this model come with its "
-            f"pretrained {config.encoder_config.model_type} encoder and would be lost; leave embedding_learning_rate out"
+            f"pretrained {config.encoder_config.model_type} encoder and would be lost; leave it out"
         )
 
 
@@ -334,13 +348,17 @@ def token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
 def say_what_starts_fresh(name: str, missing: list[str]) -> None:
     """One line, of the first process alone, with the parts of a model that a checkpoint has no weights for."""
     parts = Counter(".".join(weight.split(".")[: 2 if weight.startswith("model.") else 1]) for weight in missing)
-    if parts and int(os.environ.get("RANK", 0)) == 0:
+    if parts and is_main_process():
         listed = ", ".join(f"{part} ({count} weights)" for part, count in parts.items())
         print(f"not in {name}, so starting fresh: {listed}", flush=True)
 
 
 def build_model(
-    model_class: type[PreTrainedModel], arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase
+    model_class: type[PreTrainedModel],
+    arguments: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    whole: bool = False,
 ) -> PreTrainedModel:
     """
     A model of any stage from a checkpoint of any stage (parts it lacks start fresh), or a new one from a preset over
@@ -350,9 +368,11 @@ def build_model(
         model_class: of this package.
         arguments: what to start from, and config fields to change.
         tokenizer: of a new model: its size and its ids of pad, BOS, EOS and mask go into the config.
+        whole: refuse a checkpoint that lacks parts.
 
     Raises:
-        ValueError: for a config override of an unknown name or of a value that does not fit, before weights are loaded.
+        ValueError: for a config override of an unknown name or of a value that does not fit, before weights are loaded;
+            for weights that cannot be read or do not fit the config.
     """
     check_model_arguments(arguments)
     overrides = {"attn_implementation": arguments.attn_implementation, **arguments.overrides}
@@ -360,6 +380,8 @@ def build_model(
         # Weights saved in bfloat16 would swallow small updates; mixed precision is Trainer's (--bf16).
         name = arguments.model_name_or_path
         model, missing = read_model_and_gaps(model_class, name, dtype=torch.float32, **overrides)
+        if whole:
+            refuse_gaps(name, missing, model)
         say_what_starts_fresh(name, missing)
         return model
     fields_of_tokenizer = {"vocab_size": len(tokenizer), **token_ids(tokenizer)}

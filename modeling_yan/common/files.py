@@ -27,8 +27,8 @@ def check_destination(folder: Path) -> None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """
-    Holds a lock file. The system frees it when its holder ends, however that happens, so that a file which was left
-    behind stops nobody.
+    Holds a lock file. The system frees it when its holder ends, however that happens: a file that is left behind, as it
+    is, stops nobody.
 
     Raises:
         ValueError: if another process holds it.
@@ -44,8 +44,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        # Still there where the library leaves it. Who has just opened it finds that out and makes a new one.
-        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

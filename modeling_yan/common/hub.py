@@ -1,6 +1,7 @@
 """Model folders: read whole and without running what is in them, written all or nothing, uploaded."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +13,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from modeling_yan.common.files import whole_folder
 
+# One of these is in every folder of a model, and of a tokenizer.
+MODEL_FILES = ("config.json", "adapter_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer*", "vocab*", "*.model", "spm*", "merges*")
 # Weights that an error names.
 NAMED_WEIGHTS = 3
 
@@ -24,9 +28,12 @@ def readable(name: str | Path) -> Iterator[None]:
 
     Raises:
         ValueError: naming the model and the reason.
+        OSError: the same, for files that are not there.
     """
     try:
         yield
+    except OSError as error:
+        raise OSError(f"{name} cannot be read: {error}") from error
     except (SafetensorError, RuntimeError, KeyError, UnpicklingError, EOFError, StrictDataclassError) as error:
         raise ValueError(f"{name} cannot be read: {type(error).__name__}: {error}") from error
     except ValueError as error:
@@ -42,6 +49,40 @@ def readable(name: str | Path) -> Iterator[None]:
         raise ValueError(f"{name} cannot be read: {error}") from error
 
 
+def check_folder(name: str | Path, *wanted: str) -> None:
+    """
+    Raises:
+        ValueError: for a folder that has no file of these patterns, such as one that a failed run left empty.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not any(file for pattern in wanted for file in folder.glob(pattern)):
+        raise ValueError(
+            f"{name} is a folder without {wanted[0]}: what was to be saved there is not; see whether the run before "
+            "ended well"
+        )
+
+
+def check_config_file(name: str | Path, model_class: type | None = None) -> None:
+    """
+    Raises:
+        ValueError: for a folder without a model; whose config.json is none; or whose model is not of the given class.
+    """
+    check_folder(name, *MODEL_FILES)
+    file = Path(name) / "config.json"
+    if not file.is_file():
+        # A name on the Hub, or an adapter.
+        return
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a {type(content).__name__}, not keys and values")
+    wanted, found = getattr(model_class, "config_class", None), content.get("model_type")
+    if wanted is not None and found != wanted.model_type:
+        raise ValueError(f"{name} holds a model of type {found!r}; {model_class.__name__} is of {wanted.model_type!r}")
+
+
 def read_config(name: str | Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """
     The config of a folder or Hub name.
@@ -50,12 +91,14 @@ def read_config(name: str | Path, *, trust_remote_code: bool = False) -> PreTrai
         ValueError: if it cannot be read, or only by running code that comes with it.
         OSError: if there is none.
     """
+    check_config_file(name)
     with readable(name):
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
 
 
 def read_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """As `read_config`, the tokenizer."""
+    check_folder(name, *TOKENIZER_FILES)
     with readable(name):
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
 
@@ -70,8 +113,10 @@ def read_model_and_gaps(
         The model, and the names of the weights that it lacked, which are random.
 
     Raises:
-        ValueError: if a file cannot be read or weights have other shapes than the config says.
+        ValueError: for a model of another kind, files that cannot be read, and weights of other shapes than the config
+            says.
     """
+    check_config_file(name, model_class)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with readable(name):
         model, info = model_class.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
@@ -83,10 +128,18 @@ def read_model_and_gaps(
     return model, sorted(info["missing_keys"])
 
 
-def describe_gaps(name: str | Path, missing: list[str], model_class: str) -> str:
-    """What is said of weights that are missing."""
-    first = ", ".join(missing[:NAMED_WEIGHTS]) + (", …" if len(missing) > NAMED_WEIGHTS else "")
-    return f"{name} lacks {len(missing)} weights of {model_class}: {first}"
+def refuse_gaps(name: str | Path, missing: list[str], model: PreTrainedModel) -> None:
+    """
+    Raises:
+        ValueError: if weights are missing, naming the first.
+    """
+    if missing:
+        kind, first = type(model).__name__, ", ".join(missing[:NAMED_WEIGHTS])
+        more = ", …" if len(missing) > NAMED_WEIGHTS else ""
+        raise ValueError(
+            f"{name} lacks {len(missing)} weights of {kind}, which would be random: {first}{more}; name a folder that "
+            f"was saved from a whole {kind}"
+        )
 
 
 def read_model(model_class: type, name: str | Path, *, trust_remote_code: bool = False, **options) -> PreTrainedModel:
@@ -104,9 +157,7 @@ def read_model(model_class: type, name: str | Path, *, trust_remote_code: bool =
         OSError: if there is no such model.
     """
     model, missing = read_model_and_gaps(model_class, name, trust_remote_code=trust_remote_code, **options)
-    if missing:
-        kind = type(model).__name__
-        raise ValueError(f"{describe_gaps(name, missing, kind)}; name a folder that was saved from a whole {kind}")
+    refuse_gaps(name, missing, model)
     return model.eval()
 
 

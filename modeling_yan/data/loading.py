@@ -79,9 +79,13 @@ def _csv_options(file: Path) -> dict:
         header = next(lines, [])
         if len(set(header)) < len(header):
             raise ValueError(f"its first row {header} names a column twice")
+        empty = True
         for row in lines:
+            empty = False
             if len(row) > len(header):
                 raise ValueError(f"line {lines.line_num} has {len(row)} values, the first row {len(header)} columns")
+        if empty:
+            raise ValueError("it has no rows below its first one, which names the columns")
     return {"features": Features({name: Value("string") for name in header}), "keep_default_na": False}
 
 

@@ -26,7 +26,8 @@ class PairArguments:
     """Which pairs are read, and what of them is held out."""
 
     train_file: str | None = field(
-        default=None, metadata={"help": "Training rows: a CSV, JSON, JSON lines or Parquet file, or a folder of splits."}
+        default=None,
+        metadata={"help": "Training rows: a CSV, JSON, JSON lines or Parquet file, or a folder of splits."},
     )
     validation_file: str | None = field(default=None, metadata={"help": "Rows that training is evaluated on."})
     test_file: str | None = field(default=None, metadata={"help": "Rows that are scored at the end."})
@@ -60,8 +61,8 @@ def check_pair_arguments(arguments: PairArguments) -> None:
         both = f"train_file={arguments.train_file} and dataset_name={arguments.dataset_name} are"
         which = "neither train_file nor dataset_name is" if arguments.train_file is None else both
         raise ValueError(
-            f"{which} given; give either --train_file (CSV, JSON, JSON lines, Parquet) or --dataset_name (a Hub name or "
-            "a folder)"
+            f"{which} given; give either --train_file (CSV, JSON, JSON lines, Parquet) or --dataset_name (a Hub "
+            "name or a folder)"
         )
     for name, needed in (
         ("validation_file", "train_file"),
@@ -101,7 +102,9 @@ def read_splits(arguments: PairArguments) -> dict[str, Dataset]:
         if path is not None and not Path(path).is_dir():
             splits[name.removesuffix("_file")] = read_file(path, name)
     if "train" not in splits:
-        raise ValueError(f"{arguments.train_file or arguments.dataset_name} has no split 'train'; it has {sorted(splits)}")
+        raise ValueError(
+            f"{arguments.train_file or arguments.dataset_name} has no split 'train'; it has {sorted(splits)}"
+        )
     return splits
 
 
@@ -162,8 +165,8 @@ def task_of_columns(arguments: PairArguments, splits: Mapping[str, Dataset]) -> 
     """
     if arguments.source_column is None:
         raise ValueError(
-            f"source_column and target_column must be given, or a task; the columns of {_place(arguments, 'train')} are "
-            f"{splits['train'].column_names}"
+            "source_column and target_column must be given, or a task; the columns of "
+            f"{_place(arguments, 'train')} are {splits['train'].column_names}"
         )
     for split, rows in splits.items():
         for argument in ("source_column", "target_column"):
@@ -173,7 +176,9 @@ def task_of_columns(arguments: PairArguments, splits: Mapping[str, Dataset]) -> 
     for side in ("source", "target"):
         column = getattr(arguments, f"{side}_column")
         kind = features[column]
-        names = {"function": "label_name", "names": kind.names} if isinstance(kind, ClassLabel) else {"function": "first"}
+        names = (
+            {"function": "label_name", "names": kind.names} if isinstance(kind, ClassLabel) else {"function": "first"}
+        )
         derive[f"{side}_text"] = {**names, "column": column}
     name = Path(arguments.train_file or arguments.dataset_name).stem
     return Task(name=name, source="{source_text}", target="{target_text}", derive=derive)

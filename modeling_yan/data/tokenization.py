@@ -126,10 +126,16 @@ def tokenize_pairs(
         return {"labels": labels + [end_id] * (max_target_length - len(labels))}
 
     pairs = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenise")
-    for column, limit in (("input_ids", max_source_length), ("labels", max_target_length)):
-        full = sum(len(ids) >= limit for ids in pairs[column])
-        if full:
-            logger.warning(f"{column}: {full:,} of {len(pairs):,} rows reach {limit} tokens and may have been cut")
+    for side, column, limit in (
+        ("source", "input_ids", max_source_length),
+        ("target", "labels", max_target_length),
+    ):
+        full = [index for index, ids in enumerate(pairs[column]) if len(ids) >= limit]
+        texts = dataset.select(full)[side][:]
+        whole = tokenizer(texts)["input_ids"] if side == "source" else target_ids(tokenizer, texts, end_id)
+        cut = sum(len(ids) > limit for ids in whole)
+        if cut:
+            logger.warning(f"{column}: {cut:,} of {len(pairs):,} rows reach {limit} tokens and may have been cut")
     return pairs.map(fill, desc="fill") if fill_canvas else pairs
 
 

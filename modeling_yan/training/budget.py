@@ -1,15 +1,71 @@
 """Training compute: what an update costs in FLOPs, and how many updates a budget pays for."""
 
 import itertools
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from modeling_yan.common.flops import WorkCounter
 from modeling_yan.common.reports import read_report
 
 # Batches that group_by_length sorts among themselves, longest first: the first of them would cost more than the mean.
 SORTED_TOGETHER = 50
+# What is trained where nothing says how long: as many updates as a small set needs, and as many epochs as a large one.
+FEWEST_UPDATES, FEWEST_EPOCHS = 400, 5
+
+
+def rows_per_update(training: TrainingArguments) -> int:
+    """Over all processes and accumulated micro-batches."""
+    return training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+
+
+def default_updates(rows: int, training: TrainingArguments) -> int:
+    """Updates for a number of training rows: 400, or five epochs where these are more."""
+    return max(FEWEST_UPDATES, math.ceil(FEWEST_EPOCHS * rows / rows_per_update(training)))
+
+
+def planned_updates(trainer: Trainer) -> tuple[int, float] | None:
+    """Updates and epochs that the trainer's arguments ask for; None for a stream, whose end is not known."""
+    training = trainer.args
+    if not hasattr(trainer.train_dataset, "__len__"):
+        return None
+    each_epoch = max(math.ceil(len(trainer.get_train_dataloader()) / training.gradient_accumulation_steps), 1)
+    if training.max_steps > 0:
+        return training.max_steps, training.max_steps / each_epoch
+    return math.ceil(training.num_train_epochs * each_epoch), training.num_train_epochs
+
+
+def spread_batches(trainer: Trainer, count: int) -> list:
+    """`count` of the first 50 batches, evenly spaced, so that they are as long as the mean."""
+    first = list(itertools.islice(trainer.get_train_dataloader(), SORTED_TOGETHER))
+    stride = max(len(first) // count, 1)
+    return first[stride // 2 :: stride]
+
+
+@contextmanager
+def nothing_changes(trainer: Trainer) -> Iterator[None]:
+    """A model in training mode whose weights, gradients, logs and mode, and torch's random states, are put back."""
+    model = trainer.model
+    was_training = model.training
+    with torch.random.fork_rng():
+        model.train()
+        yield
+    model.zero_grad(set_to_none=True)
+    model.train(was_training)
+    if hasattr(trainer, "forget_logs"):
+        trainer.forget_logs()
+
+
+def pass_through(trainer: Trainer, batch: dict) -> None:
+    """Forward and backward."""
+    batch = trainer._prepare_inputs(batch)
+    with trainer.compute_loss_context_manager():
+        loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
 
 
 def flops_per_update(trainer: Trainer, batches: int = 5) -> float:
@@ -23,24 +79,25 @@ def flops_per_update(trainer: Trainer, batches: int = 5) -> float:
         trainer: with a data set to train on.
         batches: how many are counted.
     """
-    model = trainer.model
-    was_training = model.training
-    with torch.random.fork_rng():
-        first = list(itertools.islice(trainer.get_train_dataloader(), SORTED_TOGETHER))
-        stride = max(len(first) // batches, 1)
-        counted = first[stride // 2 :: stride]
-        model.train()
+    with nothing_changes(trainer):
+        counted = spread_batches(trainer, batches)
         with WorkCounter() as counter:
             for batch in counted:
-                batch = trainer._prepare_inputs(batch)
-                with trainer.compute_loss_context_manager():
-                    loss = trainer.compute_loss(model, batch)
-                loss.backward()
-    model.zero_grad(set_to_none=True)
-    model.train(was_training)
-    if hasattr(trainer, "forget_logs"):
-        trainer.forget_logs()
+                pass_through(trainer, batch)
     return counter.flops / len(counted) * trainer.args.gradient_accumulation_steps * trainer.args.world_size
+
+
+def seconds_per_update(trainer: Trainer) -> float:
+    """About how long an update takes: forward and backward of a batch of middling length, the second time."""
+    with nothing_changes(trainer):
+        batch = spread_batches(trainer, 1)[0]
+        for _ in range(2):
+            start = time.perf_counter()
+            pass_through(trainer, batch)
+            if trainer.args.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+    return seconds * trainer.args.gradient_accumulation_steps
 
 
 def apply_budget(trainer: Trainer, budget: float | None) -> float:

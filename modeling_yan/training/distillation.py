@@ -4,18 +4,22 @@ Interrupted writing resumes.
 """
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
-from modeling_yan.data.loading import select_split
+from modeling_yan.common.arguments import ModelArguments, parse_arguments
+from modeling_yan.common.hub import read_tokenizer
+from modeling_yan.data.pairs import FILES, load_pairs
 from modeling_yan.data.sources import cross_fields, drop_fields
-from modeling_yan.data.tasks import Task, evaluation_rows, group_references, load_splits
+from modeling_yan.data.tasks import Task, evaluation_rows, group_references
 from modeling_yan.data.tokenization import set_truncation_side
 from modeling_yan.evaluation.text_generation import iterate_answers, load_text_model
+from modeling_yan.training.flow import FlowDataArguments, check_flow_arguments, train_flow
 
 
 @dataclass
@@ -58,14 +62,24 @@ def read_answers(path: Path, sources: list[str]) -> int:
 
 
 def write_answers(
-    arguments: DistillationArguments, sources: list[str], task: Task, path: Path, device: torch.device
+    arguments: DistillationArguments,
+    sources: list[str],
+    task: Task,
+    path: Path,
+    device: torch.device,
+    trust_remote_code: bool = False,
 ) -> None:
-    """Appends the teacher's answers, computed on `device`, to a file of JSON lines, going on where it ends."""
+    """
+    Appends the teacher's answers, computed on `device`, to a file of JSON lines, going on where it ends.
+
+    Args:
+        trust_remote_code: whether code that comes with the teacher may run.
+    """
     rest = sources[read_answers(path, sources) :]
     if not rest:
         return
-    teacher = load_text_model(arguments.teacher).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.teacher, trust_remote_code=True)
+    teacher = load_text_model(arguments.teacher, trust_remote_code=trust_remote_code).to(device)
+    tokenizer = read_tokenizer(arguments.teacher, trust_remote_code=trust_remote_code)
     set_truncation_side(tokenizer, task.truncation_side)
     answers = iterate_answers(
         teacher,
@@ -87,25 +101,31 @@ def write_answers(
 
 
 def write_distilled_data(
-    arguments: DistillationArguments, dataset_name: str, task: Task, *, seed: int, device: torch.device
+    arguments: DistillationArguments,
+    task: Task,
+    splits: Mapping[str, Dataset],
+    *,
+    seed: int,
+    device: torch.device,
+    trust_remote_code: bool = False,
 ) -> int:
     """
     Makes `distilled_dir` a data set for the task `pairs`: the teacher's answers are the targets to train on, and the
     references of made-up sources; given sources and the other splits keep their own references.
 
     Args:
-        dataset_name, task: the data whose sources are answered.
+        task, splits: the data whose sources are answered, of `load_pairs`.
         seed: of made-up sources.
         device: of the teacher.
+        trust_remote_code: whether code that comes with the teacher may run.
 
     Returns:
         The number of answers that are not empty.
 
     Raises:
-        ValueError: if there is no training split, no answer, or a file of answers to other sources.
+        ValueError: if there is no answer, or a file of answers to other sources.
     """
-    splits = load_splits(dataset_name, task)
-    train = select_split(splits, "train", dataset_name)
+    train = splits["train"]
     folder = Path(arguments.distilled_dir)
     folder.mkdir(parents=True, exist_ok=True)
     given = list(dict.fromkeys(train["source"]))
@@ -114,7 +134,7 @@ def write_distilled_data(
     for make, count in ((drop_fields, arguments.extra_sources), (cross_fields, arguments.crossed_sources)):
         if count:
             sources += make(given, count, arguments.field_separator, seed, held_out | set(sources))
-    write_answers(arguments, sources, task, folder / "answers.jsonl", device)
+    write_answers(arguments, sources, task, folder / "answers.jsonl", device, trust_remote_code)
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     known = {row["source"]: row["references"] for row in group_references(train)}
     rows = [{**row, "references": known.get(row["source"], [row["target"]])} for row in rows if row["target"]]
@@ -124,3 +144,41 @@ def write_distilled_data(
     for name, split in evaluation_rows(splits).items():
         split.to_parquet(folder / f"{name}.parquet")
     return len(rows)
+
+
+def distill(
+    arguments: DistillationArguments,
+    model_arguments: ModelArguments,
+    data: FlowDataArguments,
+    training: Seq2SeqTrainingArguments,
+) -> None:
+    """Writes the teacher's answers and, unless `only_write`, trains a flow on them (`train_flow`)."""
+    check_flow_arguments(data, model_arguments)
+    with training.main_process_first(local=False, desc="the teacher's answers"):
+        if training.process_index == 0:
+            task, splits = load_pairs(data, seed=training.seed)
+            count = write_distilled_data(
+                arguments,
+                task.with_lengths(data.max_source_length, data.max_target_length),
+                splits,
+                seed=training.seed,
+                device=training.device,
+                trust_remote_code=model_arguments.trust_remote_code,
+            )
+            print(f"{count:,} answers of {arguments.teacher} in {arguments.distilled_dir}", flush=True)
+    if not arguments.only_write:
+        train_flow(model_arguments, answers_as_data(data, arguments.distilled_dir), training)
+
+
+def answers_as_data(data: FlowDataArguments, folder: str) -> FlowDataArguments:
+    """Arguments for training on the answers in a folder, with lengths that fit them where none were asked for."""
+    given = dict.fromkeys((*FILES, "source_column", "target_column"))
+    answers = replace(data, **given, dataset_config_name=None, task="pairs", dataset_name=folder)
+    answers.fits_lengths = True
+    return answers
+
+
+def main() -> None:
+    """`examples/run_distillation.py` and `yan distill`."""
+    parser = HfArgumentParser((DistillationArguments, ModelArguments, FlowDataArguments, Seq2SeqTrainingArguments))
+    distill(*parse_arguments(parser, use_defaults=True))

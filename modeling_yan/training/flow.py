@@ -1,24 +1,51 @@
-"""Stages 2 and 3: the flow, trained on the source-target pairs of a task."""
+"""Stages 2 and 3: the flow, trained on source-target pairs."""
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+import yaml
 from datasets import Dataset
 from peft import get_peft_model
-from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments
+from transformers import (
+    DataCollatorForSeq2Seq,
+    HfArgumentParser,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainingArguments,
+)
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.common.arguments import ModelArguments, build_model, load_tokenizer
+from modeling_yan.canvas_yan import text_room
+from modeling_yan.common.arguments import (
+    ModelArguments,
+    build_model,
+    check_model_arguments,
+    load_tokenizer,
+    parse_arguments,
+)
+from modeling_yan.common.precision import is_main_process
+from modeling_yan.configuration_yan import YanConfig
 from modeling_yan.data.corpora import task_texts
-from modeling_yan.data.loading import first_rows, select_split
+from modeling_yan.data.loading import first_rows
+from modeling_yan.data.pairs import PairArguments, check_pair_arguments, load_pairs
 from modeling_yan.data.reference_selection import typical_targets
-from modeling_yan.data.tasks import Task, evaluation_rows, load_splits
-from modeling_yan.data.tokenization import SPECIAL_TOKENS, set_truncation_side, tokenize_pairs, train_tokenizer
+from modeling_yan.data.tasks import Task, evaluation_rows
+from modeling_yan.data.tokenization import (
+    SPECIAL_TOKENS,
+    end_token_id,
+    fitting_vocab_size,
+    set_truncation_side,
+    target_ids,
+    tokenize_pairs,
+    train_tokenizer,
+)
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.training.adapters import lora_config
-from modeling_yan.training.budget import with_earlier_stages
+from modeling_yan.training.budget import default_updates, with_earlier_stages
 from modeling_yan.training.freezing import freeze
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
 from modeling_yan.training.samples import SamplesCallback
@@ -29,14 +56,24 @@ from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer
 TOKENIZER_TEXTS = 100_000
 # Answers whose latents are drawn.
 PLOTTED_TEXTS = 256
+# Training rows that are answered and scored at the end, beside those held out.
+SCORED_TRAINING_ROWS = 200
+# Positions that a new model may get for long texts.
+MOST_POSITIONS = 1024
+# Answers are few where they are no more than this many, each of them in at least as many rows.
+FEW_ANSWERS, ROWS_PER_ANSWER = 64, 4
+
+
+def say(line: str) -> None:
+    """Prints a line, once for all processes."""
+    if is_main_process():
+        print(line, flush=True)
 
 
 @dataclass
-class FlowDataArguments:
+class FlowDataArguments(PairArguments):
     """The pairs that a flow is trained on, and how its answers are watched."""
 
-    task: str = field(metadata={"help": "Name in configuration/tasks, or a YAML file."})
-    dataset_name: str = field(metadata={"help": "Hub name, local folder, or a CSV, JSON or Parquet file."})
     targets: Literal["all", "typical"] = field(
         default="all",
         metadata={
@@ -46,35 +83,45 @@ class FlowDataArguments:
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows only."})
-    max_source_length: int | None = field(default=None, metadata={"help": "Tokens of a source, instead of the task's."})
-    max_target_length: int | None = field(default=None, metadata={"help": "Tokens of a target, instead of the task's."})
-    fill_canvas: bool = field(
-        default=False,
+    max_source_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a source; the longest by default."}
+    )
+    max_target_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a target; the longest by default."}
+    )
+    fill_canvas: bool | None = field(
+        default=None,
         metadata={
             "help": "Fill all targets up to max_target_length with EOS and write canvases of that size: for short "
-            "answers, whose length would give them away."
+            "answers, whose length would give them away. By default where there are few different ones."
         },
     )
     train_tokenizer: int | None = field(
         default=None,
-        metadata={"help": "Train a tokenizer of so many entries on the task's training rows, for a new model."},
+        metadata={
+            "help": "Entries of the tokenizer that is trained on the training rows for a new model; by default as many "
+            "as they have frequent words."
+        },
     )
     num_samples: int = field(default=4, metadata={"help": "Answers shown and kept at each evaluation."})
     plots: bool = field(default=False, metadata={"help": "Draw losses, expert usage and latents at the end."})
     use_lora: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of the weights."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapter."})
+    # Whether lengths are the texts' own in spite of a task; without one they always are.
+    fits_lengths: bool = field(default=False, init=False)
 
 
 @dataclass
 class FlowData:
     """
     Args:
-        task: with the lengths that were asked for.
+        task: with the lengths that were asked for, or that the texts have.
         tokenizer: loaded, or trained on the texts.
         texts: training rows, with columns `source` and `target`.
         train: the same, tokenised.
         held_out: name of a split -> rows to be answered and scored.
         fill_canvas: whether targets are filled with EOS.
+        end_id: of the token that ends a text; the tokenizer's by default.
     """
 
     task: Task
@@ -83,6 +130,7 @@ class FlowData:
     train: Dataset
     held_out: dict[str, Dataset]
     fill_canvas: bool = False
+    end_id: int | None = None
 
     @property
     def chosen(self) -> Dataset | None:
@@ -97,38 +145,118 @@ class FlowData:
     def tokenize(self, rows: Dataset) -> Dataset:
         """Ids and labels of rows with columns `source` and `target`."""
         lengths = (self.task.max_source_length, self.task.max_target_length)
-        return tokenize_pairs(rows, self.tokenizer, *lengths, fill_canvas=self.fill_canvas)
+        return tokenize_pairs(rows, self.tokenizer, *lengths, fill_canvas=self.fill_canvas, end_id=self.end_id)
 
 
-def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments) -> FlowData:
+def check_flow_arguments(data: FlowDataArguments, model_arguments: ModelArguments) -> None:
     """
-    Reads the task's rows, chooses the references, and loads or trains the tokenizer.
-
     Raises:
-        ValueError: for data that do not fit the task, and for a tokenizer that is to be both loaded and trained.
+        ValueError: for arguments that exclude each other, before anything is read.
     """
+    check_pair_arguments(data)
     trained_before = model_arguments.tokenizer_name or model_arguments.model_name_or_path
     if data.train_tokenizer and trained_before:
         raise ValueError(
             f"train_tokenizer={data.train_tokenizer} is for a new model; leave it out, or leave {trained_before!r} out "
             "(tokenizer_name, model_name_or_path)"
         )
-    task = Task.load(data.task).with_lengths(data.max_source_length, data.max_target_length)
-    tokenizer = None if data.train_tokenizer else load_tokenizer(model_arguments)
+    if data.use_lora and model_arguments.model_name_or_path is None:
+        raise ValueError("use_lora trains an adapter of a model that is there; give model_name_or_path, too")
+
+
+def fit_lengths(
+    task: Task, texts: Dataset, tokenizer: PreTrainedTokenizerBase, config: YanConfig, *, grows: bool
+) -> Task:
+    """
+    The task with lengths of the longest source and target, as far as the model has positions.
+
+    Args:
+        texts: columns `source` and `target`.
+        config: of the model.
+        grows: whether its positions can be as many as are needed, up to `MOST_POSITIONS`.
+    """
+    positions = max(config.max_position_embeddings, MOST_POSITIONS if grows else 0)
+    room = text_room(positions, config.canvas_ratio)
+    sources = max(map(len, tokenizer(list(texts["source"]), verbose=False)["input_ids"]))
+    targets = max(map(len, target_ids(tokenizer, texts["target"], model_end_id(config, tokenizer, new=grows))))
+    return task.with_lengths(min(sources, positions), min(targets, room))
+
+
+def model_end_id(config: YanConfig, tokenizer: PreTrainedTokenizerBase, *, new: bool) -> int | None:
+    """Id that ends the texts of a model: its config's, or of a new one its tokenizer's."""
+    if new or config.eos_token_id is None:
+        return end_token_id(tokenizer)
+    return config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+
+
+def give_away(labels: Collection[list[int]]) -> bool:
+    """Whether labels are so few different ones that their lengths, where these differ, tell much of them."""
+    answers = {tuple(ids) for ids in labels}
+    few = len(answers) <= FEW_ANSWERS and len(labels) >= ROWS_PER_ANSWER * len(answers)
+    return few and len({len(ids) for ids in answers}) > 1
+
+
+def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, seed: int = 0) -> FlowData:
+    """
+    Reads the pairs, chooses the references, loads or trains the tokenizer, and fits lengths and canvas to the texts.
+
+    Args:
+        seed: of the choice of validation rows, where there are none.
+
+    Raises:
+        ValueError: for data that cannot be read as pairs, and for a tokenizer that is to be both loaded and trained.
+    """
+    # 1. What can be told from arguments and configs alone.
+    check_flow_arguments(data, model_arguments)
+    config = check_model_arguments(model_arguments)
+    new = model_arguments.model_name_or_path is None
+    tokenizer = load_tokenizer(model_arguments) if model_arguments.tokenizer_name or not new else None
+    # 2. The texts.
     mask_token = SPECIAL_TOKENS["mask_token"] if tokenizer is None else tokenizer.mask_token
-    splits = load_splits(data.dataset_name, task, mask_token)
-    texts = select_split(splits, "train", data.dataset_name)
+    task, splits = load_pairs(data, mask_token, seed)
+    texts = splits["train"]
+    # 3. Their tokens.
     if tokenizer is None:
-        longest = max(task.max_source_length, task.max_target_length)
-        tokenizer = train_tokenizer(task_texts(texts)[:TOKENIZER_TEXTS], data.train_tokenizer, longest)
+        read = task_texts(texts)[:TOKENIZER_TEXTS]
+        size = data.train_tokenizer or fitting_vocab_size(read)
+        tokenizer = train_tokenizer(read, size, MOST_POSITIONS)
+        say(f"tokenizer: {len(tokenizer):,} entries, trained on {len(read):,} texts")
     set_truncation_side(tokenizer, task.truncation_side)
     if data.targets == "typical":
         texts = typical_targets(texts)
     texts = first_rows(texts, data.max_train_samples)
-    held_out = evaluation_rows(splits, data.max_eval_samples)
-    loaded = FlowData(task, tokenizer, texts, texts, held_out, data.fill_canvas)
+    # 4. Lengths and canvas. A task file has lengths of its own.
+    if data.task is None or data.fits_lengths:
+        task = fit_lengths(task, texts, tokenizer, config, grows=new)
+    task = task.with_lengths(data.max_source_length, data.max_target_length)
+    if new and model_arguments.tokenizer_name is None:
+        tokenizer.model_max_length = max(task.max_source_length, task.max_target_length)
+    end_id = model_end_id(config, tokenizer, new=new)
+    loaded = FlowData(task, tokenizer, texts, texts, evaluation_rows(splits, data.max_eval_samples), end_id=end_id)
     loaded.train = loaded.tokenize(texts)
+    loaded.fill_canvas = bool(data.fill_canvas)
+    if data.fill_canvas is None and config.canvas_ratio == 1 and give_away(loaded.train["labels"]):
+        loaded.fill_canvas = True
+        say(
+            f"{len(set(texts['target']))} different answers, whose lengths tell which: all are filled up to "
+            f"{task.max_target_length} tokens (--fill_canvas false predicts lengths instead)"
+        )
+    if loaded.fill_canvas:
+        loaded.train = loaded.tokenize(texts)
     return loaded
+
+
+def grow_positions(model_arguments: ModelArguments, loaded: FlowData) -> dict:
+    """
+    Config fields of a new model, so that it has positions for the longest text; none where it has, where it is loaded,
+    and where its positions were given.
+    """
+    config = check_model_arguments(model_arguments)
+    given = model_arguments.model_name_or_path is not None or "max_position_embeddings" in model_arguments.overrides
+    needed = max(loaded.task.max_source_length, math.ceil(loaded.task.max_target_length * config.canvas_ratio))
+    if given or needed <= config.max_position_embeddings or needed > MOST_POSITIONS:
+        return {}
+    return {"max_position_embeddings": needed}
 
 
 def build_flow_model(model_arguments: ModelArguments, data: FlowDataArguments, loaded: FlowData) -> PreTrainedModel:
@@ -138,13 +266,17 @@ def build_flow_model(model_arguments: ModelArguments, data: FlowDataArguments, l
     Raises:
         ValueError: if the texts may be longer than the model's positions.
     """
+    grown = grow_positions(model_arguments, loaded)
+    if grown:
+        overrides = {**model_arguments.overrides, **grown}
+        model_arguments = replace(model_arguments, config_overrides=yaml.safe_dump(overrides))
     model = build_model(YanForConditionalGeneration, model_arguments, loaded.tokenizer)
     if loaded.longest > model.config.max_position_embeddings:
         raise ValueError(
             f"task {loaded.task.name} has texts of up to {loaded.longest} tokens, the model max_position_embeddings="
             f"{model.config.max_position_embeddings}; pass smaller --max_source_length and --max_target_length"
         )
-    if data.fill_canvas:
+    if loaded.fill_canvas:
         model.generation_config.update(length_mode="canvas", max_new_tokens=loaded.task.max_target_length)
     if data.use_lora:
         return get_peft_model(model, lora_config(data.lora_r))
@@ -226,8 +358,10 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
         ValueError: for arguments that do not go together, as early as that can be told.
     """
     resume = prepare_run(training, model_arguments)
-    loaded = load_flow_data(data, model_arguments)
+    loaded = load_flow_data(data, model_arguments, training.seed)
     model = build_flow_model(model_arguments, data, loaded)
+    if not model_arguments.has_budget:
+        training.max_steps = default_updates(len(loaded.train), training)
     trainer = build_trainer(
         model,
         loaded,
@@ -236,14 +370,16 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
         embedding_learning_rate=model_arguments.embedding_learning_rate,
         num_samples=data.num_samples,
     )
-    if trainer.is_world_process_zero():
-        print(f"{model.num_parameters():,} parameters, {len(loaded.train):,} pairs", flush=True)
+    held_out = "".join(f", {len(rows):,} {name} sources" for name, rows in loaded.held_out.items())
+    lengths = f"up to {loaded.task.max_source_length} tokens read and {loaded.task.max_target_length} written"
+    say(f"{model.num_parameters():,} parameters, {len(loaded.train):,} training pairs{held_out}; {lengths}")
     report = run_training(trainer, training_flops=model_arguments.training_flops, resume=resume)
     report |= {"train_rows": len(loaded.train), "last_terms": trainer.last_terms()}
+    seen = evaluation_rows({"validation": loaded.texts}, SCORED_TRAINING_ROWS)["validation"]
     report |= score_splits(
         trainer.model,
         loaded.tokenizer,
-        loaded.held_out,
+        {"train": seen, **loaded.held_out},
         loaded.task,
         batch_size=training.per_device_eval_batch_size,
         seed=training.seed,
@@ -251,5 +387,14 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
     if data.plots and trainer.is_world_process_zero():
         report["latents"] = draw_plots(trainer, loaded)
     report = with_earlier_stages(report, model_arguments.model_name_or_path)
+    if trainer.is_world_process_zero():
+        # For run_evaluation.py and whoever trains on.
+        loaded.task.save(Path(training.output_dir) / "task.yaml")
     finish_run(trainer, report)
     return report
+
+
+def main() -> None:
+    """`examples/run_flow.py` and `yan train`."""
+    parser = HfArgumentParser((ModelArguments, FlowDataArguments, Seq2SeqTrainingArguments))
+    train_flow(*parse_arguments(parser, use_defaults=True))

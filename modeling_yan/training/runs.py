@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from modeling_yan.common.arguments import ModelArguments, check_model_arguments
 from modeling_yan.common.reports import machine, write_report
-from modeling_yan.training.budget import apply_budget
+from modeling_yan.training.budget import apply_budget, planned_updates, rows_per_update, seconds_per_update
 from modeling_yan.training.checkpoints import check_writable, resolve_resume
 
 
@@ -38,6 +38,24 @@ def prepare_run(training: TrainingArguments, model_arguments: ModelArguments | N
     return resume
 
 
+def describe_plan(trainer: Trainer, each_update: float) -> str:
+    """
+    One line: updates, epochs, FLOPs and about how many minutes there are to come.
+
+    Args:
+        each_update: FLOPs of an update.
+    """
+    plan = planned_updates(trainer)
+    if plan is None:
+        return f"{trainer.args.max_steps:,} updates of {rows_per_update(trainer.args)} rows"
+    updates, epochs = plan
+    minutes = updates * seconds_per_update(trainer) / 60
+    return (
+        f"{updates:,} updates of {rows_per_update(trainer.args)} rows, {epochs:.3g} epochs, "
+        f"{updates * each_update:.2g} FLOPs, about {minutes:.1f} minutes"
+    )
+
+
 def run_training(trainer: Trainer, *, training_flops: float | None = None, resume: str | None = None) -> dict:
     """
     Trains and saves the model.
@@ -54,6 +72,8 @@ def run_training(trainer: Trainer, *, training_flops: float | None = None, resum
     """
     training = trainer.args
     each_update = apply_budget(trainer, training_flops)
+    if trainer.is_world_process_zero():
+        print(describe_plan(trainer, each_update), flush=True)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     minutes = (time.perf_counter() - start) / 60
@@ -63,7 +83,7 @@ def run_training(trainer: Trainer, *, training_flops: float | None = None, resum
         "parameters": model.num_parameters(),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "updates": updates,
-        "batch_size": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
+        "batch_size": rows_per_update(training),
         "processes": training.world_size,
         "train_flops": each_update * updates,
         "train_minutes": round(minutes, 2),

@@ -1,5 +1,6 @@
 """The stock trainers with every loss term in their logs and, optionally, an average of the weights."""
 
+import logging
 import shutil
 import time
 from contextlib import contextmanager, nullcontext
@@ -11,9 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 
+from modeling_yan.common.arguments import check_embedding_rate
 from modeling_yan.losses_yan import LOSS_TERMS
 from modeling_yan.training.checkpoints import last_complete_checkpoint
 
+logger = logging.getLogger(__name__)
 EMA_FILE = "ema.safetensors"
 
 
@@ -104,6 +107,10 @@ class YanTrainerMixin:
         embedding_learning_rate: of the token embeddings, with the schedule of all others, whose rate it is by default.
             They begin at a standard deviation of 1 (`config.embedding_std`), twenty times that of a GPT-2, and at the
             others' rate they stay what they were drawn as.
+
+    Raises:
+        ValueError: for a learning rate of embeddings that come with a pretrained encoder, and for Trainer's
+            `label_smoothing_factor`, which smooths next-token logits that YAN does not have.
     """
 
     def __init__(self, *args, embedding_learning_rate: float | None = None, **kwargs):
@@ -111,6 +118,24 @@ class YanTrainerMixin:
         self.forget_logs()
         super().__init__(*args, **kwargs)
         self.add_callback(RankSeedCallback())
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        factor = self.args.label_smoothing_factor
+        if factor:
+            raise ValueError(
+                f"label_smoothing_factor={factor} is Trainer's own loss over next-token logits; set label_smoothing in "
+                "the config's training_config instead: --config_overrides "
+                f"'{{training_config: {{label_smoothing: {factor}}}}}'"
+            )
+        model = self.accelerator.unwrap_model(self.model)
+        check_embedding_rate(model.config, self.embedding_learning_rate)
+        trained = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+        if trained & {torch.bfloat16, torch.float16}:
+            logger.warning(
+                "weights of 16 bits swallow small updates; load the model with dtype=torch.float32 and train with "
+                "--bf16, which multiplies in bfloat16 and keeps float32 weights"
+            )
 
     def forget_logs(self) -> None:
         """Begins the sums of the next log entry anew, without what was counted since the last one."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import BartConfig, BertConfig, ModernBertConfig, RobertaConfig, T5Config
 
 from modeling_yan.data.tokenization import train_tokenizer
 
@@ -11,10 +12,28 @@ from ..helpers import TEXTS, WITH_BLANKS, ran, refused, script_functions, seeded
 SCRIPT = "conversion/export_yan.py"
 # Graphs grow with layers, and the time that exporting takes with them: one layer of each kind is enough.
 SIZES = {"encoder_layers": 1, "flow_layers": 2, "cross_attention_layers": [1], "max_position_embeddings": 32}
+WIDTH = {"hidden_size": 16, "intermediate_size": 24, "pad_token_id": 0}
+HOSTED = {
+    "bert": BertConfig(max_position_embeddings=32, num_hidden_layers=1, num_attention_heads=2, **WIDTH),
+    "roberta": RobertaConfig(max_position_embeddings=33, num_hidden_layers=1, num_attention_heads=2, **WIDTH),
+    "modernbert": ModernBertConfig(num_hidden_layers=1, num_attention_heads=2, **WIDTH),
+    "bart": BartConfig(
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        pad_token_id=0,
+    ),
+    "t5": T5Config(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2, pad_token_id=0),
+}
 MODELS = {
     "attention": {"encoder_mixer": "conv_attention"},
     "blanks": {**WITH_BLANKS, "canvas_ratio": 1.5},
     "mamba": {"encoder_mixer": "mamba", "flow_mixer": "mamba"},
+    **{name: {"encoder_config": config.to_dict()} for name, config in HOSTED.items()},
 }
 
 
@@ -29,7 +48,10 @@ def onnx_yan():
     return script_functions("examples/run_onnx.py")["OnnxYan"]
 
 
-@pytest.fixture(scope="module", params=["attention", "blanks", pytest.param("mamba", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mamba", "roberta", "modernbert", "bart", "t5")]
+
+
+@pytest.fixture(scope="module", params=["attention", "blanks", "bert", *SLOW])
 def exported(request, tmp_path_factory, onnx_yan):
     tokenizer = train_tokenizer(TEXTS * 20, 300, 32)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "mask")}

@@ -126,6 +126,75 @@ def test_bad_checkpoints_are_refused_and_leave_nothing(tmp_path, change, message
     refuses(tmp_path, message)
 
 
+def with_weight(change):
+    """A checkpoint's change that replaces one weight."""
+    name = "flow.gate.0.bias"
+    return lambda c: c["model"].update({name: change(c["model"][name])})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_weight(lambda w: w.bool()), "flow.gate.0.bias has dtype torch.bool"),
+        (with_weight(lambda w: w.long()), "flow.gate.0.bias has dtype torch.int64"),
+        (with_weight(lambda w: w.double()), "flow.gate.0.bias has dtype torch.float64"),
+        (with_weight(lambda w: w * torch.nan), "flow.gate.0.bias holds numbers that are not finite"),
+        (with_weight(lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8)), "is a quantised tensor"),
+        (with_weight(lambda w: w.to_sparse()), "is a sparse tensor"),
+        (with_weight(lambda w: w.to("meta")), "is a tensor without numbers"),
+        (
+            lambda c: c["model"].update({"flow.expert_out_proj.1.layers.0.bias": torch.zeros(3)}),
+            "flow.expert_out_proj.1.layers.0.bias has shape (3,), the config asks for (128,)",
+        ),
+        (lambda c: c["model"].update({3: torch.zeros(3)}), "3"),
+        (lambda c: c["model_config"].update({"encoder_n_trf_blocks": 10**9}), "encoder_n_trf_blocks=1000000000"),
+        (lambda c: c["model_config"].update({"n_trf_blocks": 10**9}), "n_trf_blocks=1000000000"),
+        (lambda c: c["model_config"].update({"moe_n_experts": 2**40}), "moe_n_experts"),
+        (lambda c: c["model_config"].update({"vocab_size": 10**5}), "shared_tok_emb.weight has shape (97, 32)"),
+        (lambda c: c["model_config"].update({"vocab_size": 2**62}), "vocab_size"),
+        (lambda c: c["model_config"].update({"max_length": 2**40}), "max_position_embeddings="),
+        (lambda c: c["model_config"].update({"ode_steps": 100_000}), "ode_steps=100000 must be from 2 to 1001"),
+        (lambda c: c["model_config"].update({"ode_steps": 1}), "ode_steps=1 must be from 2 to 1001"),
+        (lambda c: c["model_config"].update({"ode_steps": True}), "ode_steps=True"),
+        (lambda c: c["model_config"].update({"max_length": "x"}), "max_length='x' must be a whole number"),
+        (lambda c: c["model_config"].update({"d_model": 32.0}), "d_model=32.0"),
+        (lambda c: c["model_config"].update({"flow_use_mamba": "no"}), "flow_use_mamba='no'"),
+        (lambda c: c["model_config"].update({"dropout": torch.ones(2)}), "dropout"),
+        (lambda c: c["model_config"].update({7: 1}), "unknown keys"),
+        (lambda c: c.update({"loss_config": [1.0]}), "loss_config is of type list"),
+        (lambda c: c["loss_config"].update({"lambda_ce": "much"}), "ce_loss_weight"),
+    ],
+)
+def test_odd_weights_and_settings_are_named_before_memory_goes(tmp_path, change, message):
+    torch.save(broken(change), tmp_path / "bad.pt")
+    refuses(tmp_path, message)
+    refuses(tmp_path, "bad.pt")
+
+
+def test_a_damaged_archive_is_found_by_its_checksums(tmp_path):
+    """torch reads such a file, and one weight is another."""
+    content = bytearray(FIXTURE.read_bytes())
+    place = content.index(torch.load(FIXTURE, weights_only=True)["model"]["flow.gate.0.weight"].numpy().tobytes())
+    content[place : place + 64] = bytes(64)
+    (tmp_path / "bad.pt").write_bytes(content)
+    torch.load(tmp_path / "bad.pt", weights_only=True)
+    refuses(tmp_path, "bad.pt is damaged: the checksum of")
+
+
+def test_a_file_of_no_bytes_is_refused(tmp_path):
+    (tmp_path / "bad.pt").touch()
+    refuses(tmp_path, "bad.pt cannot be read as a checkpoint: it is empty")
+
+
+def test_torchs_older_format_and_half_precision_are_read(tmp_path):
+    checkpoint = torch.load(FIXTURE, weights_only=True)
+    checkpoint["model"] = {name: value.bfloat16() for name, value in checkpoint["model"].items()}
+    torch.save(checkpoint, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    ran(SCRIPT, cwd=tmp_path, checkpoint="old.pt", output_dir="out")
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(model.decoder.lm_head.weight, checkpoint["model"]["decoder.lm_head.weight"].float())
+
+
 def refuses(tmp_path: Path, message: str, **options) -> None:
     """The script ends with one line and leaves nothing behind."""
     assert message in refused(SCRIPT, cwd=tmp_path, checkpoint="bad.pt", output_dir="out", **options)

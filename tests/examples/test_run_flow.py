@@ -98,7 +98,7 @@ def test_short_answers_on_a_filled_canvas_need_no_length(workspace):
         SCRIPT,
         cwd=workspace,
         model_name_or_path="autoencoder",
-        fill_canvas=True,
+        fill_canvas="True",
         targets="typical",
         max_target_length=12,
         max_eval_samples=4,
@@ -140,7 +140,6 @@ def test_short_answers_on_a_filled_canvas_need_no_length(workspace):
     [
         ({"task": "nonsense"}, "nonsense"),
         ({"task": "squad"}, "answers.text"),
-        ({"model_name_or_path": None}, "tokenizer_name"),
         ({"train_tokenizer": 300}, "train_tokenizer=300"),
         ({"freeze": "brain"}, "brain"),
         ({"config_overrides": "{x: 1}"}, "'x'"),
@@ -149,8 +148,7 @@ def test_short_answers_on_a_filled_canvas_need_no_length(workspace):
 )
 def test_bad_arguments_end_with_one_clear_line(workspace, options, message):
     options = {"model_name_or_path": "autoencoder", "output_dir": "refused", **E2E, **options}
-    line = refused(SCRIPT, cwd=workspace, **{name: value for name, value in options.items() if value is not None})
-    assert message in line
+    assert message in refused(SCRIPT, cwd=workspace, **options)
 
 
 def test_unknown_recipe_keys_are_refused(workspace):

@@ -4,14 +4,19 @@ import json
 
 import pytest
 
-from ..helpers import ON_CPU, ROOT, ran, refused, script_functions
+from modeling_yan import YanForConditionalGeneration
+
+from ..helpers import ON_CPU, ROOT, ran, refused, run_script_main, script_functions
 
 REWARDS = ROOT / "examples" / "rewards.py"
 
 
 def test_it_scores_before_and_after(workspace):
+    # A flow, and not the autoencoder alone, which is refused.
+    YanForConditionalGeneration.from_pretrained(workspace / "autoencoder").save_pretrained(workspace / "flow")
     options = {
-        "model_name_or_path": "autoencoder",
+        "model_name_or_path": "flow",
+        "tokenizer_name": "autoencoder",
         "task": "e2e_nlg",
         "dataset_name": "data",
         "output_dir": "reward",
@@ -30,6 +35,15 @@ def test_it_scores_before_and_after(workspace):
     assert "bleu" in report["after"]
     line = refused("examples/run_reward.py", cwd=workspace, reward=f"{REWARDS}:nothing", **options)
     assert "no function" in line
+    options["model_name_or_path"] = "autoencoder"
+    assert "autoencoder lacks" in refused(
+        "examples/run_reward.py", cwd=workspace, reward=f"{REWARDS}:sentence_bleu", **options
+    )
+
+
+def test_its_help_says_that_the_file_is_run():
+    done = run_script_main("examples/run_reward.py", "--help", cwd=ROOT)
+    assert "The file is run: name none that you do not trust." in " ".join(done.stdout.split())
 
 
 def test_the_shipped_rewards_know_a_good_text():

@@ -53,8 +53,9 @@ def test_every_recipe_parses_and_fits_its_model(recipe):
         task = Task.load(parsed.task)
         for name in ("max_source_length", "max_target_length"):
             lengths.append(getattr(parsed, name, None) or getattr(task, name))
-    assert lengths
-    assert max(lengths) <= config.max_position_embeddings
+    # The defaults for a user's own data name no lengths: those are the data's.
+    assert lengths or recipe.stem.startswith("default")
+    assert max(lengths, default=0) <= config.max_position_embeddings
     with torch.device("meta"):
         YanForConditionalGeneration(config)
     if hasattr(parsed, "reward"):

@@ -1,0 +1,64 @@
+"""
+The console command, over the same code as the scripts in `examples/`.
+
+    yan train --train_file my.csv --source_column question --target_column answer
+    yan train flow_labels.yaml --dataset_name DATA
+    yan distill --teacher DIR --distilled_dir DIR --train_file my.csv --source_column question --target_column answer
+    yan generate --model outputs/yan "a text of your own"
+"""
+
+import argparse
+import importlib
+import sys
+
+import torch
+
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.hub import read_model, read_tokenizer
+from modeling_yan.evaluation.text_generation import iterate_answers
+
+# Name -> module, its function that reads sys.argv, and what it does. A module is imported when its command is run:
+# answering needs nothing of what training needs.
+COMMANDS = {
+    "train": ("modeling_yan.training.flow", "main", "train a model on source-target pairs"),
+    "distill": ("modeling_yan.training.distillation", "main", "train a model on the answers of a teacher"),
+    "generate": ("modeling_yan.cli", "generate", "answer texts"),
+}
+
+
+def generate() -> None:
+    """`yan generate`: one line for each text, from the command line or else from standard input."""
+    parser = argparse.ArgumentParser(description="Answers texts, one line each.")
+    parser.add_argument("--model", required=True, help="Folder or Hub name.")
+    parser.add_argument("--num_inference_steps", type=int, help="Solver steps; those of the model by default.")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0, help="Of the noise.")
+    parser.add_argument("texts", nargs="*", help="Sources; the lines of standard input by default.")
+    arguments = parser.parse_args()
+    check_positive(arguments, "num_inference_steps", "batch_size")
+    texts = arguments.texts or [line.rstrip("\n") for line in sys.stdin]
+    tokenizer = read_tokenizer(arguments.model)
+    model = read_model(YanForConditionalGeneration, arguments.model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    options = {"generator": torch.Generator(model.device).manual_seed(arguments.seed)}
+    if arguments.num_inference_steps is not None:
+        options["num_inference_steps"] = arguments.num_inference_steps
+    for answers in iterate_answers(model, tokenizer, texts, batch_size=arguments.batch_size, **options):
+        print(*answers, sep="\n", flush=True)
+
+
+def main() -> None:
+    """Runs a subcommand; `yan COMMAND --help` lists its arguments."""
+    parser = argparse.ArgumentParser(prog="yan", description="Mixture-of-experts flow matching for text.")
+    listed = "; ".join(f"{name}: {description}" for name, (_, _, description) in COMMANDS.items())
+    parser.add_argument("command", choices=COMMANDS, help=listed)
+    command = parser.parse_args(sys.argv[1:2]).command
+    module, function, _ = COMMANDS[command]
+    # What stands behind it is the subcommand's, which calls itself by both words.
+    sys.argv = [f"yan {command}", *sys.argv[2:]]
+    run_script(getattr(importlib.import_module(module), function))
+
+
+if __name__ == "__main__":
+    main()
