@@ -85,6 +85,9 @@ def session_models_are_left_alone():
 @pytest.fixture(scope="session", autouse=True)
 def memory_holds_nan():
     """What `torch.empty` and its like return is NaN, where it would often be the zeros of fresh pages."""
+    # torch.device("meta") as a context knows the constructors by identity, from its first use on.
+    with torch.device("meta"):
+        torch.empty(1)
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in [(torch, f"empty{kind}") for kind in ("", "_like", "_strided")] + [
             (torch.Tensor, f"new_empty{kind}") for kind in ("", "_strided")

@@ -14,8 +14,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
 
+from modeling_yan import YanForConditionalGeneration
 from modeling_yan.canvas_yan import text_room
-from modeling_yan.common.hub import read_model, read_model_and_gaps, read_tokenizer, refuse_gaps
+from modeling_yan.common.hub import check_config_file, read_model, read_model_and_gaps, read_tokenizer, refuse_gaps
 from modeling_yan.common.paths import configuration_path
 from modeling_yan.common.precision import choose_precision, is_main_process
 from modeling_yan.configuration_yan import TRAINING_FIELDS, YanConfig
@@ -315,6 +316,7 @@ def check_model_arguments(arguments: ModelArguments) -> YanConfig:
     overrides = arguments.overrides
     if arguments.model_name_or_path is None:
         return load_preset(arguments.preset, **overrides)
+    check_config_file(arguments.model_name_or_path, YanForConditionalGeneration)
     try:
         config = YanConfig.from_pretrained(arguments.model_name_or_path, **overrides)
     except StrictDataclassError as error:

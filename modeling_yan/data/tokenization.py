@@ -126,17 +126,34 @@ def tokenize_pairs(
         return {"labels": labels + [end_id] * (max_target_length - len(labels))}
 
     pairs = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenise")
-    for side, column, limit in (
-        ("source", "input_ids", max_source_length),
-        ("target", "labels", max_target_length),
-    ):
-        full = [index for index, ids in enumerate(pairs[column]) if len(ids) >= limit]
-        texts = dataset.select(full)[side][:]
-        whole = tokenizer(texts)["input_ids"] if side == "source" else target_ids(tokenizer, texts, end_id)
-        cut = sum(len(ids) > limit for ids in whole)
+    count_cut_rows(dataset, pairs, tokenizer, end_id, max_source_length, max_target_length)
+    return pairs.map(fill, desc="fill") if fill_canvas else pairs
+
+
+def count_cut_rows(
+    texts: Dataset,
+    pairs: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    end_id: int,
+    max_source_length: int,
+    max_target_length: int,
+) -> None:
+    """
+    Warns of rows whose source or target was cut, and counts them.
+
+    Args:
+        texts: columns `source` and `target`.
+        pairs: the same rows, cut: columns `input_ids` and `labels`.
+    """
+    whole = {
+        "input_ids": lambda row: tokenizer(row["source"])["input_ids"],
+        "labels": lambda row: target_ids(tokenizer, [row["target"]], end_id)[0],
+    }
+    for column, limit in (("input_ids", max_source_length), ("labels", max_target_length)):
+        full = texts.select([index for index, ids in enumerate(pairs[column]) if len(ids) >= limit])
+        cut = sum(len(whole[column](row)) > limit for row in full)
         if cut:
             logger.warning(f"{column}: {cut:,} of {len(pairs):,} rows reach {limit} tokens and may have been cut")
-    return pairs.map(fill, desc="fill") if fill_canvas else pairs
 
 
 def tokenize_sources(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_source_length: int) -> Dataset:

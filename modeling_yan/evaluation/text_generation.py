@@ -36,6 +36,38 @@ def load_text_model(name: str, *, trust_remote_code: bool = False, **options) ->
     return read_model(model_class, name, trust_remote_code=trust_remote_code, **options)
 
 
+def check_room(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    max_source_length: int | None,
+    max_new_tokens: int,
+) -> None:
+    """
+    Finds out before the first answer whether a model has positions and ids for all of them; YAN does so by itself.
+
+    Raises:
+        ValueError: naming the length or the id that it has no place for.
+    """
+    if model.config.model_type == "yan" or not sources:
+        return
+    rows = tokenizer(list(sources), truncation=True, max_length=max_source_length)["input_ids"]
+    largest = max((max(row) for row in rows if row), default=0)
+    if largest >= model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer of {model.name_or_path} writes id {largest}, the model has {model.config.vocab_size} ids: "
+            "they do not belong together"
+        )
+    longest, room = max(map(len, rows)), getattr(model.config, "max_position_embeddings", None)
+    # A decoder of its own counts from the answer's beginning.
+    needed = max(longest, max_new_tokens) if is_seq2seq(model) else longest + max_new_tokens
+    if room is not None and needed > room:
+        raise ValueError(
+            f"{model.name_or_path} has {room} positions; a source of {longest} tokens and an answer of up to "
+            f"{max_new_tokens} take {needed}. Pass smaller --max_source_length and --max_target_length"
+        )
+
+
 def iterate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -58,7 +90,11 @@ def iterate_answers(
         progress: label of a progress bar; none by default.
         target_lengths: YAN only, the length of each answer in tokens, EOS included (the oracle setting).
         **generate_kwargs: handed to `generate()`.
+
+    Raises:
+        ValueError: if sources and answers are too long for the model, or the tokenizer is another model's.
     """
+    check_room(model, tokenizer, sources, max_source_length, generate_kwargs.get("max_new_tokens") or 0)
     side = "right" if is_seq2seq(model) else "left"
     starts = range(0, len(sources), batch_size)
     for start in tqdm(starts, desc=progress, disable=progress is None):

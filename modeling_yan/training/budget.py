@@ -15,7 +15,7 @@ from modeling_yan.common.reports import read_report
 # Batches that group_by_length sorts among themselves, longest first: the first of them would cost more than the mean.
 SORTED_TOGETHER = 50
 # What is trained where nothing says how long: as many updates as a small set needs, and as many epochs as a large one.
-FEWEST_UPDATES, FEWEST_EPOCHS = 400, 5
+FEWEST_UPDATES, FEWEST_EPOCHS = 200, 5
 
 
 def rows_per_update(training: TrainingArguments) -> int:
@@ -24,7 +24,7 @@ def rows_per_update(training: TrainingArguments) -> int:
 
 
 def default_updates(rows: int, training: TrainingArguments) -> int:
-    """Updates for a number of training rows: 400, or five epochs where these are more."""
+    """Updates for a number of training rows: 200, or five epochs where these are more."""
     return max(FEWEST_UPDATES, math.ceil(FEWEST_EPOCHS * rows / rows_per_update(training)))
 
 

@@ -21,6 +21,9 @@ from modeling_yan.data.tokenization import set_truncation_side
 from modeling_yan.evaluation.text_generation import iterate_answers, load_text_model
 from modeling_yan.training.flow import FlowDataArguments, check_flow_arguments, train_flow
 
+# Answers so far, hidden: whoever loads the folder as a data set would take them for the whole.
+ANSWERS = ".answers.jsonl"
+
 
 @dataclass
 class DistillationArguments:
@@ -134,15 +137,17 @@ def write_distilled_data(
     for make, count in ((drop_fields, arguments.extra_sources), (cross_fields, arguments.crossed_sources)):
         if count:
             sources += make(given, count, arguments.field_separator, seed, held_out | set(sources))
-    write_answers(arguments, sources, task, folder / "answers.jsonl", device, trust_remote_code)
-    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    write_answers(arguments, sources, task, folder / ANSWERS, device, trust_remote_code)
+    rows = [json.loads(line) for line in (folder / ANSWERS).read_text(encoding="utf-8").splitlines()]
     known = {row["source"]: row["references"] for row in group_references(train)}
     rows = [{**row, "references": known.get(row["source"], [row["target"]])} for row in rows if row["target"]]
     if not rows:
         raise ValueError(f"teacher {arguments.teacher} answered every source with nothing; is it trained on this task?")
-    Dataset.from_list(rows).to_parquet(folder / "train.parquet")
-    for name, split in evaluation_rows(splits).items():
-        split.to_parquet(folder / f"{name}.parquet")
+    # What is trained on comes last, so that a folder that has it is whole.
+    for name, split in {**evaluation_rows(splits), "train": Dataset.from_list(rows)}.items():
+        partial = folder / f".{name}.parquet"
+        split.to_parquet(partial)
+        partial.replace(folder / f"{name}.parquet")
     return len(rows)
 
 

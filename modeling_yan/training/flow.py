@@ -196,6 +196,38 @@ def give_away(labels: Collection[list[int]]) -> bool:
     return few and len({len(ids) for ids in answers}) > 1
 
 
+def train_own_tokenizer(texts: Dataset, size: int | None) -> PreTrainedTokenizerBase:
+    """
+    A tokenizer for what the rows read and write, said in one line.
+
+    Args:
+        texts: columns `source` and `target`.
+        size: entries; `fitting_vocab_size` by default.
+    """
+    read = task_texts(texts)[:TOKENIZER_TEXTS]
+    tokenizer = train_tokenizer(read, size or fitting_vocab_size(read), MOST_POSITIONS)
+    say(f"tokenizer: {len(tokenizer):,} entries, trained on {len(read):,} texts")
+    return tokenizer
+
+
+def choose_canvas(loaded: FlowData, asked: bool | None, config: YanConfig) -> bool:
+    """
+    Whether targets are filled with EOS: as asked for, or else where their lengths would give them away, said in one
+    line. Canvases with blanks are not: repeated tokens are one there.
+    """
+    if asked is not None or config.canvas_ratio > 1:
+        return bool(asked)
+    longest = loaded.task.max_target_length
+    labels = target_ids(loaded.tokenizer, loaded.texts["target"], loaded.end_id, longest)
+    if not give_away(labels):
+        return False
+    say(
+        f"{len({tuple(ids) for ids in labels})} different answers, whose lengths tell which: all are filled up to "
+        f"{longest} tokens (--fill_canvas false predicts lengths instead)"
+    )
+    return True
+
+
 def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, seed: int = 0) -> FlowData:
     """
     Reads the pairs, chooses the references, loads or trains the tokenizer, and fits lengths and canvas to the texts.
@@ -208,41 +240,30 @@ def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, see
     """
     # 1. What can be told from arguments and configs alone.
     check_flow_arguments(data, model_arguments)
-    config = check_model_arguments(model_arguments)
-    new = model_arguments.model_name_or_path is None
-    tokenizer = load_tokenizer(model_arguments) if model_arguments.tokenizer_name or not new else None
+    config, new = check_model_arguments(model_arguments), model_arguments.model_name_or_path is None
+    trained_before = bool(model_arguments.tokenizer_name) or not new
+    tokenizer = load_tokenizer(model_arguments) if trained_before else None
     # 2. The texts.
     mask_token = SPECIAL_TOKENS["mask_token"] if tokenizer is None else tokenizer.mask_token
     task, splits = load_pairs(data, mask_token, seed)
     texts = splits["train"]
-    # 3. Their tokens.
     if tokenizer is None:
-        read = task_texts(texts)[:TOKENIZER_TEXTS]
-        size = data.train_tokenizer or fitting_vocab_size(read)
-        tokenizer = train_tokenizer(read, size, MOST_POSITIONS)
-        say(f"tokenizer: {len(tokenizer):,} entries, trained on {len(read):,} texts")
+        tokenizer = train_own_tokenizer(texts, data.train_tokenizer)
     set_truncation_side(tokenizer, task.truncation_side)
     if data.targets == "typical":
         texts = typical_targets(texts)
     texts = first_rows(texts, data.max_train_samples)
-    # 4. Lengths and canvas. A task file has lengths of its own.
+    # 3. Lengths and canvas. A task file has lengths of its own.
     if data.task is None or data.fits_lengths:
         task = fit_lengths(task, texts, tokenizer, config, grows=new)
     task = task.with_lengths(data.max_source_length, data.max_target_length)
-    if new and model_arguments.tokenizer_name is None:
+    if not trained_before:
         tokenizer.model_max_length = max(task.max_source_length, task.max_target_length)
     end_id = model_end_id(config, tokenizer, new=new)
     loaded = FlowData(task, tokenizer, texts, texts, evaluation_rows(splits, data.max_eval_samples), end_id=end_id)
+    loaded.fill_canvas = choose_canvas(loaded, data.fill_canvas, config)
+    # 4. Their tokens.
     loaded.train = loaded.tokenize(texts)
-    loaded.fill_canvas = bool(data.fill_canvas)
-    if data.fill_canvas is None and config.canvas_ratio == 1 and give_away(loaded.train["labels"]):
-        loaded.fill_canvas = True
-        say(
-            f"{len(set(texts['target']))} different answers, whose lengths tell which: all are filled up to "
-            f"{task.max_target_length} tokens (--fill_canvas false predicts lengths instead)"
-        )
-    if loaded.fill_canvas:
-        loaded.train = loaded.tokenize(texts)
     return loaded
 
 
@@ -341,7 +362,10 @@ def draw_plots(trainer: YanSeq2SeqTrainer, loaded: FlowData) -> dict[str, float]
     from modeling_yan.evaluation.plots import plot_latents, plot_training
 
     folder = Path(trainer.args.output_dir)
-    plot_training(trainer.state.log_history, folder / "training.png")
+    if any("loss" in entry for entry in trainer.state.log_history):
+        plot_training(trainer.state.log_history, folder / "training.png")
+    else:
+        say(f"no loss was logged within {trainer.state.global_step} updates (logging_steps): training.png is left out")
     model = trainer.accelerator.unwrap_model(trainer.model)
     return plot_latents(model, loaded.tokenizer, loaded.texts["target"][:PLOTTED_TEXTS], folder / "latents.png")
 

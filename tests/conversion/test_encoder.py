@@ -103,6 +103,19 @@ def test_hidden_states_are_the_originals_on_either_padding_side(folders, origina
     assert len(ours.hidden_states) == 3
 
 
+@torch.no_grad()
+def test_rows_keep_their_order_whatever_the_mask(folders, original, model):
+    """Padding in the middle, too: tokens move to the left edge in their order, and back."""
+    ids = torch.randint(4, 300, (6, 11), generator=seeded(1))
+    mask = torch.randint(0, 2, (6, 11), generator=seeded(2))
+    mask[0] = 1
+    states = model.get_encoder()(ids, mask).last_hidden_state
+    for row in range(6):
+        tokens = mask[row].bool()
+        alone = original(input_ids=ids[row, tokens][None]).last_hidden_state[0]
+        torch.testing.assert_close(states[row, tokens], alone, atol=1e-5, rtol=1e-5)
+
+
 def test_tokenizer_embeddings_and_sizes_are_in_place(folders, original, model):
     assert torch.equal(model.get_input_embeddings().weight, original.get_input_embeddings().weight)
     assert AutoTokenizer.from_pretrained(folders[1])(TEXTS[0]) == AutoTokenizer.from_pretrained(folders[0])(TEXTS[0])

@@ -2,7 +2,7 @@
 
 import json
 
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
 from ..helpers import ON_CPU, copies, ran, refused
 
@@ -24,7 +24,7 @@ def test_it_writes_answers_resumes_and_trains(workspace, teacher):
         **ON_CPU,
     }
     ran(SCRIPT, cwd=workspace, only_write=True, crossed_sources=4, **options)
-    path = workspace / "distilled" / "answers.jsonl"
+    path = workspace / "distilled" / ".answers.jsonl"
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     given = load_dataset(str(workspace / "data"))["train"]
@@ -41,3 +41,23 @@ def test_it_writes_answers_resumes_and_trains(workspace, teacher):
     report = json.loads((workspace / "distilled-yan" / "report.json").read_text())
     assert report["train_rows"] <= len(lines)
     assert "other sources" in refused(SCRIPT, cwd=workspace, seed=7, only_write=True, **options)
+
+
+def test_answers_that_are_not_finished_are_no_data_set(workspace, teacher, monkeypatch):
+    copies(workspace, teacher=teacher)
+    options = {"teacher": "teacher", "task": "e2e_nlg", "dataset_name": "data", "distilled_dir": "distilled"}
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "to_parquet", full)
+        assert "No space left" in refused(SCRIPT, cwd=workspace, only_write=True, output_dir="out", **options, **ON_CPU)
+    flow = {"task": "pairs", "dataset_name": "distilled", "model_name_or_path": "autoencoder", "output_dir": "flow"}
+    assert "distilled" in refused("examples/run_flow.py", cwd=workspace, max_steps=1, **flow, **ON_CPU)
+    ran(SCRIPT, cwd=workspace, only_write=True, output_dir="out", **options, **ON_CPU)
+    assert sorted(path.name for path in (workspace / "distilled").iterdir()) == [
+        ".answers.jsonl",
+        "train.parquet",
+        "validation.parquet",
+    ]

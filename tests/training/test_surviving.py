@@ -53,19 +53,15 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     }
     ran(SCRIPT, cwd=tmp_path, output_dir="whole", **options)
     killed, deadline = tmp_path / "killed", time.monotonic() + 120
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, *flags(output_dir="killed", **options)],
-        cwd=tmp_path,
-        env=process_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, SCRIPT, *flags(output_dir="killed", **options)]
+    with (tmp_path / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=process_environment(), stdout=log, stderr=log)
     # Killed as soon as a checkpoint is there, in the middle of what follows it; another process can only look for it.
     while last_complete_checkpoint(killed) is None and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert last_complete_checkpoint(killed) is not None
+    assert last_complete_checkpoint(killed) is not None, (tmp_path / "log.txt").read_text()[-2000:]
     assert not (killed / "model.safetensors").exists()
     resumed = run_script_main(SCRIPT, cwd=tmp_path, output_dir="killed", resume_from_checkpoint="last", **options)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
