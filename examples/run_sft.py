@@ -2,7 +2,7 @@
 Supervised fine-tuning on prompts and completions, or conversations, in TRL's formats, with TRL's SFTTrainer.
 
     python examples/run_sft.py --model_name_or_path examples/models/yan-e2e --dataset_name ORG/CHAT_DATA \
-        --output_dir outputs/sft --max_steps 500 --learning_rate 1e-3 --use_lora
+        --output_dir outputs/sft --max_length 96 --max_steps 500 --learning_rate 1e-3 --use_lora
 
 Columns: `prompt` and `completion` (texts or messages), or `messages` that end with the assistant's turn; a tokenizer
 that reads conversations needs a chat template. All flags of SFTConfig work but packing.

@@ -2,12 +2,17 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 # Before torch is imported, here and in the processes that tests start: tiny models gain nothing from more threads, and
 # `make test` has as many workers as there are cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "ATEN_CPU_CAPABILITY" in os.environ:
+    # The cache of compiled graphs does not know for which instructions they were made.
+    cache = Path(tempfile.gettempdir(), f"torchinductor-{os.environ['ATEN_CPU_CAPABILITY']}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
 # Data sets of tests are read into a folder that goes when the tests end.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="yan-tests-")
 
@@ -15,7 +20,6 @@ import functools
 import gc
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch

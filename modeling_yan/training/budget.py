@@ -14,8 +14,9 @@ from modeling_yan.common.reports import read_report
 
 # Batches that group_by_length sorts among themselves, longest first: the first of them would cost more than the mean.
 SORTED_TOGETHER = 50
-# What is trained where nothing says how long: as many updates as a small set needs, and as many epochs as a large one.
-FEWEST_UPDATES, FEWEST_EPOCHS = 200, 5
+# What is trained where nothing says how long: as many updates as a small set needs, whose answers are a few labels or
+# texts of their own, and as many epochs as a large one.
+UPDATES_FOR_LABELS, UPDATES_FOR_TEXTS, FEWEST_EPOCHS = 200, 600, 5
 
 
 def rows_per_update(training: TrainingArguments) -> int:
@@ -23,9 +24,13 @@ def rows_per_update(training: TrainingArguments) -> int:
     return training.train_batch_size * training.gradient_accumulation_steps * training.world_size
 
 
-def default_updates(rows: int, training: TrainingArguments) -> int:
-    """Updates for a number of training rows: 200, or five epochs where these are more."""
-    return max(FEWEST_UPDATES, math.ceil(FEWEST_EPOCHS * rows / rows_per_update(training)))
+def default_updates(rows: int, training: TrainingArguments, *, labels: bool) -> int:
+    """
+    Updates for a number of training rows: 200 where the answers are a few labels, else 600; five epochs where these are
+    more.
+    """
+    fewest = UPDATES_FOR_LABELS if labels else UPDATES_FOR_TEXTS
+    return max(fewest, math.ceil(FEWEST_EPOCHS * rows / rows_per_update(training)))
 
 
 def planned_updates(trainer: Trainer) -> tuple[int, float] | None:

@@ -189,11 +189,16 @@ def model_end_id(config: YanConfig, tokenizer: PreTrainedTokenizerBase, *, new: 
     return config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
 
 
+def are_few(answers: Collection) -> bool:
+    """Whether answers are but a few different ones, as labels are."""
+    different = len(set(answers))
+    return different <= FEW_ANSWERS and len(answers) >= ROWS_PER_ANSWER * different
+
+
 def give_away(labels: Collection[list[int]]) -> bool:
     """Whether labels are so few different ones that their lengths, where these differ, tell much of them."""
-    answers = {tuple(ids) for ids in labels}
-    few = len(answers) <= FEW_ANSWERS and len(labels) >= ROWS_PER_ANSWER * len(answers)
-    return few and len({len(ids) for ids in answers}) > 1
+    answers = [tuple(ids) for ids in labels]
+    return are_few(answers) and len({len(ids) for ids in answers}) > 1
 
 
 def train_own_tokenizer(texts: Dataset, size: int | None) -> PreTrainedTokenizerBase:
@@ -385,7 +390,8 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
     loaded = load_flow_data(data, model_arguments, training.seed)
     model = build_flow_model(model_arguments, data, loaded)
     if not model_arguments.has_budget:
-        training.max_steps = default_updates(len(loaded.train), training)
+        labels = are_few(loaded.texts["target"][:])
+        training.max_steps = default_updates(len(loaded.train), training, labels=labels)
     trainer = build_trainer(
         model,
         loaded,

@@ -305,10 +305,12 @@ def test_an_explicit_length_of_training_wins(monkeypatch, tmp_path, recipe, flag
 
 def test_training_is_as_long_as_the_data_needs():
     training = Seq2SeqTrainingArguments(use_cpu=True, per_device_train_batch_size=32, gradient_accumulation_steps=2)
-    few, many = default_updates(100, training), default_updates(1_000_000, training)
-    assert few == default_updates(200, training)
-    assert many / default_updates(2_000_000, training) == pytest.approx(0.5, rel=1e-3)
-    assert many > 10 * few
+    for labels in (True, False):
+        few, many = (default_updates(rows, training, labels=labels) for rows in (100, 1_000_000))
+        assert few == default_updates(200, training, labels=labels)
+        assert many / default_updates(2_000_000, training, labels=labels) == pytest.approx(0.5, rel=1e-3)
+        assert many > 10 * few
+    assert default_updates(100, training, labels=True) < default_updates(100, training, labels=False)
 
 
 # Precision

@@ -143,10 +143,12 @@ def refuse_stock_pipeline(depth: int = 16) -> None:
     """
     frame = sys._getframe(1)
     for _ in range(depth):
-        if frame is None:
+        if frame is None or frame.f_back is None:
             return
-        caller = frame.f_locals.get("self")
-        if type(caller).__name__ == "TextGenerationPipeline" and type(caller).__module__.startswith("transformers."):
+        # Not by its locals: to read them would keep the caller's model alive for as long as the caller runs.
+        stock = frame.f_code.co_qualname == "TextGenerationPipeline._forward"
+        # A pipeline that extends the library's calls it from a `_forward` of its own.
+        if stock and frame.f_back.f_code.co_name != "_forward":
             raise ValueError(
                 "pipeline('text-generation') of transformers cuts the beginning off YAN's answers. With a model "
                 "object, pass pipeline_class=YanTextGenerationPipeline (from pipeline_yan.py, or from modeling_yan "
