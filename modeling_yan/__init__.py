@@ -1,5 +1,7 @@
 """YAN: mixture-of-experts flow matching for text, as transformers models."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -21,6 +23,12 @@ from modeling_yan.modeling_yan import (
     YanModel,
 )
 from modeling_yan.pipeline_yan import YanTextGenerationPipeline
+
+try:
+    __version__ = version("modeling-yan")
+except PackageNotFoundError:
+    # A checkout that is not installed.
+    __version__ = "unknown"
 
 # A folder of a YAN then loads through the Auto classes without remote code.
 AutoConfig.register("yan", YanConfig, exist_ok=True)
