@@ -14,7 +14,7 @@ from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.training.checkpoints import last_complete_checkpoint
 
 from ..helpers import ON_CPU, ROOT, TEXTS, accelerate_launch, run_process, succeeded
-from .two_processes import WRAPPED, run_jobs
+from .two_processes import WRAPPED, build, run_jobs
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 CONFIGS = ROOT / "configuration" / "accelerate"
@@ -54,7 +54,9 @@ def results(folder: Path) -> tuple[list[float], dict]:
 def same(one: Path, two: Path) -> None:
     """Sums over processes round differently, and Adam turns the last bits of tiny gradients into steps."""
     (curve, weights), (curve_2, weights_2) = results(one), results(two)
+    start = build(YanForConditionalGeneration.from_pretrained(one / "final").config.to_dict()).state_dict()
     assert len(curve) == 4
+    assert any((value - start[name]).abs().max() > 0.01 for name, value in weights.items())
     assert curve_2 == pytest.approx(curve, rel=2e-4)
     assert weights.keys() == weights_2.keys()
     for name, value in weights.items():
