@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, CompileConfig, GenerationConfig, TextStr
 from modeling_yan import YanForConditionalGeneration, YanForMaskedLM, YanTextGenerationPipeline
 from modeling_yan.generation_options_yan import GENERATION_DEFAULTS, HONOURED_OPTIONS, WITHOUT_EFFECT
 
-from .conftest import VOCAB_SIZE, source_batch, tiny_config, tiny_model
+from .helpers import VOCAB_SIZE, source_batch, tiny_config, tiny_model
 
 BLANKS = {"canvas_ratio": 2.0, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}
 IDS, MASK = source_batch()

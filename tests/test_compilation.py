@@ -6,7 +6,7 @@ from transformers import CompileConfig
 
 from modeling_yan.compilation_yan import CompiledFunctions, next_power_of_two, round_up
 
-from .conftest import source_batch, tiny_model
+from .helpers import seeded, source_batch, tiny_model
 
 # Traces into one graph as every other backend does, and compiles nothing: seconds instead of minutes.
 TRACED = CompileConfig(backend="eager")
@@ -17,10 +17,6 @@ def small_model(**options):
     model = tiny_model(**{"encoder_layers": 1, "flow_layers": 2, "cross_attention_layers": [1], **options})
     model.generation_config.num_inference_steps = 2
     return model
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def written(model, ids, mask=None, **options):

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from modeling_yan.compilation_yan import CompiledFunctions
 
-from .conftest import randomize, source_batch
+from .helpers import randomize, source_batch
 from .test_compilation import TRACED, assert_same, seeded, small_model, written
 
 

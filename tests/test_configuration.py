@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanTrainingConfig
 
-from .conftest import tiny_config, tiny_model
+from .helpers import tiny_config, tiny_model
 
 
 def test_the_top_level_has_less_than_forty_fields():

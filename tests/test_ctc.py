@@ -12,7 +12,7 @@ from modeling_yan import YanConfig, YanForConditionalGeneration
 from modeling_yan.canvas_yan import canvas_lengths, length_mask, target_canvas, text_room
 from modeling_yan.ctc_yan import ctc_bigram_distance, ctc_collapse, ctc_nll, needed_positions
 
-from .conftest import source_batch, tiny_config, tiny_model
+from .helpers import seeded, source_batch, tiny_config, tiny_model
 
 BLANKS = {"canvas_ratio": 2.0, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}
 BLANK = 0
@@ -21,10 +21,6 @@ BLANK = 0
 @pytest.fixture(scope="module")
 def model() -> YanForConditionalGeneration:
     return tiny_model(**BLANKS)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def text_of(path) -> list[int]:

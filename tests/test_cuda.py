@@ -21,7 +21,7 @@ from modeling_yan.selective_scan_yan import chunked_scan, doubling_scan, sequent
 from modeling_yan.training.trainer import YanSeq2SeqTrainer
 from modeling_yan.velocity_field_yan import YanExperts, route_tokens
 
-from .conftest import VOCAB_SIZE, source_batch, tiny_config, tiny_model
+from .helpers import VOCAB_SIZE, seeded, source_batch, tiny_config, tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 MIXERS = ("attention", "conv_attention", "mamba")
@@ -35,10 +35,6 @@ def full_float32(monkeypatch):
 
 def on_gpu(*tensors):
     return tuple(x.cuda() for x in tensors)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def training_inputs(rows: int = 3) -> dict[str, torch.Tensor]:

@@ -19,8 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
 from modeling_yan.configuration_yan import TRAINING_FIELDS
 
-from .conftest import VOCAB_SIZE, tiny_config, tiny_model
-from .helpers import run_script_main
+from .helpers import VOCAB_SIZE, run_script_main, tiny_config, tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

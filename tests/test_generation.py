@@ -10,11 +10,7 @@ from modeling_yan.compilation_yan import group_by_bucket
 from modeling_yan.generation_yan import YanGenerateOutput, finish_texts
 from modeling_yan.sampling_yan import draw_noise, row_seeds
 
-from .conftest import VOCAB_SIZE, source_batch, tiny_model
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from .helpers import VOCAB_SIZE, seeded, source_batch, tiny_model
 
 
 def details(model, *args, **kwargs) -> YanGenerateOutput:

@@ -9,7 +9,7 @@ from modeling_yan import YanConfig, YanForConditionalGeneration
 from modeling_yan.ctc_yan import ctc_collapse, ctc_viterbi, needed_positions
 from modeling_yan.flow_matching_yan import select_shown
 
-from .conftest import source_batch, tiny_model
+from .helpers import source_batch, tiny_model
 from .test_ctc import BLANK, BLANKS, labels_batch, seeded, text_of
 
 

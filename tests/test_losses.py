@@ -21,7 +21,7 @@ from modeling_yan.losses_yan import (
 )
 from modeling_yan.outputs_yan import YanMaskedLMOutput, YanSeq2SeqLMOutput
 
-from .conftest import tiny_config
+from .helpers import tiny_config
 
 ROOT = Path(__file__).parents[1]
 

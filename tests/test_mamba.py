@@ -12,7 +12,7 @@ from modeling_yan import YanForConditionalGeneration
 from modeling_yan import selective_scan_yan as scans
 from modeling_yan.mixers_yan import YanMamba
 
-from .conftest import source_batch, tiny_config, tiny_model
+from .helpers import source_batch, tiny_config, tiny_model
 
 NAMES = ("u", "delta", "A", "B", "C")
 HYBRIDS = [("mamba", "mamba"), ("attention", "mamba"), ("mamba", "attention")]

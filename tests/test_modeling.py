@@ -15,7 +15,7 @@ from modeling_yan import (
 from modeling_yan.losses_yan import LOSS_TERMS
 from modeling_yan.velocity_field_yan import YanExperts, YanTimeEmbedding, route_tokens
 
-from .conftest import VOCAB_SIZE, source_batch, tiny_config, tiny_model
+from .helpers import VOCAB_SIZE, source_batch, tiny_config, tiny_model
 
 # Every term of a canvas where tokens have their places.
 ALL_TERMS = {term.weight_name: term.weight or 0.1 for term in LOSS_TERMS.values() if not term.needs_blanks}
