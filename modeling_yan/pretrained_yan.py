@@ -98,6 +98,20 @@ class YanPreTrainedModel(PreTrainedModel):
             scale = self.config.embedding_std * self.config.hidden_size**0.5
             init.copy_(head.weight, self.get_input_embeddings().weight / scale)
 
+    def tie_head(self) -> None:
+        """With `config.tie_word_embeddings`, names the table that the output projection shares; before `post_init`."""
+        if self.config.tie_word_embeddings:
+            table = self.get_input_embeddings().weight
+            name = next(name for name, parameter in self.named_parameters() if parameter is table)
+            self._tied_weights_keys = {"decoder.lm_head.weight": name}
+
+    @torch.no_grad()
+    def start_tied_head(self) -> None:
+        """Scales what a tied output projection reads, so that logits of a wrong token have standard deviation 1."""
+        if self.config.tie_word_embeddings:
+            table = self.get_input_embeddings().weight
+            self.decoder.final_norm.weight.fill_(1 / (table.std().item() * table.shape[1] ** 0.5))
+
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
         """
         As in transformers, and complete: the code that loads the folder with `trust_remote_code=True` is saved with it,

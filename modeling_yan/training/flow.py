@@ -154,11 +154,11 @@ def check_flow_arguments(data: FlowDataArguments, model_arguments: ModelArgument
         ValueError: for arguments that exclude each other, before anything is read.
     """
     check_pair_arguments(data)
-    trained_before = model_arguments.tokenizer_name or model_arguments.model_name_or_path
+    trained_before = model_arguments.tokenizer_name or model_arguments.model_name_or_path or model_arguments.encoder
     if data.train_tokenizer and trained_before:
         raise ValueError(
             f"train_tokenizer={data.train_tokenizer} is for a new model; leave it out, or leave {trained_before!r} out "
-            "(tokenizer_name, model_name_or_path)"
+            "(tokenizer_name, model_name_or_path, encoder)"
         )
     if data.use_lora and model_arguments.model_name_or_path is None:
         raise ValueError("use_lora trains an adapter of a model that is there; give model_name_or_path, too")
@@ -245,7 +245,9 @@ def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, see
     """
     # 1. What can be told from arguments and configs alone.
     check_flow_arguments(data, model_arguments)
-    config, new = check_model_arguments(model_arguments), model_arguments.model_name_or_path is None
+    # A pretrained encoder has tokenizer and positions already.
+    config = check_model_arguments(model_arguments)
+    new = model_arguments.model_name_or_path is None and model_arguments.encoder is None
     trained_before = bool(model_arguments.tokenizer_name) or not new
     tokenizer = load_tokenizer(model_arguments) if trained_before else None
     # 2. The texts.
@@ -278,7 +280,8 @@ def grow_positions(model_arguments: ModelArguments, loaded: FlowData) -> dict:
     and where its positions were given.
     """
     config = check_model_arguments(model_arguments)
-    given = model_arguments.model_name_or_path is not None or "max_position_embeddings" in model_arguments.overrides
+    starts = (model_arguments.model_name_or_path, model_arguments.encoder)
+    given = any(starts) or "max_position_embeddings" in model_arguments.overrides
     needed = max(loaded.task.max_source_length, math.ceil(loaded.task.max_target_length * config.canvas_ratio))
     if given or needed <= config.max_position_embeddings or needed > MOST_POSITIONS:
         return {}
@@ -329,6 +332,7 @@ def build_trainer(
     *,
     ema_decay: float | None = None,
     embedding_learning_rate: float | None = None,
+    encoder_learning_rate: float | None = None,
     num_samples: int = 0,
 ) -> YanSeq2SeqTrainer:
     """
@@ -340,6 +344,7 @@ def build_trainer(
         training: `predict_with_generate` is set.
         ema_decay: of averaged weights; none by default.
         embedding_learning_rate: of the token embeddings; that of everything else by default.
+        encoder_learning_rate: of a pretrained encoder; that of everything else by default.
         num_samples: answers shown and kept at each evaluation.
     """
     training.predict_with_generate = True
@@ -353,6 +358,7 @@ def build_trainer(
         processing_class=loaded.tokenizer,
         compute_metrics=None if chosen is None else text_metrics(loaded.tokenizer, chosen),
         embedding_learning_rate=embedding_learning_rate,
+        encoder_learning_rate=encoder_learning_rate,
         callbacks=[EMACallback(ema_decay)] if ema_decay else None,
     )
     if chosen is not None and num_samples and training.eval_strategy != "no":
@@ -398,6 +404,7 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
         training,
         ema_decay=model_arguments.ema_decay,
         embedding_learning_rate=model_arguments.embedding_learning_rate,
+        encoder_learning_rate=model_arguments.encoder_learning_rate,
         num_samples=data.num_samples,
     )
     held_out = "".join(f", {len(rows):,} {name} sources" for name, rows in loaded.held_out.items())
