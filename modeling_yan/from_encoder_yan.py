@@ -139,6 +139,41 @@ def load_encoder(name: str | os.PathLike, **options) -> PreTrainedModel:
     return (model.get_encoder() if model.config.is_encoder_decoder else model).eval()
 
 
+# Name in a flow layer -> name in a layer of BERT's form.
+LAYER_KEYS = {
+    "cross_attention.q_proj": "attention.self.query",
+    "cross_attention.k_proj": "attention.self.key",
+    "cross_attention.v_proj": "attention.self.value",
+    "cross_attention.source_k_proj": "attention.self.key",
+    "cross_attention.source_v_proj": "attention.self.value",
+    "cross_attention.out_proj": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "feed_forward.up_proj": "intermediate.dense",
+    "feed_forward.down_proj": "output.dense",
+    "feed_forward_norm": "output.LayerNorm",
+}
+
+
+@torch.no_grad()
+def start_flow_from_encoder(model: PreTrainedModel) -> None:
+    """
+    Gives the flow's layers the weights of the hosted encoder's last ones, its input norm that of the embeddings, and
+    the canvas the encoder's positions under mask tokens, on the scale of the prior (standard deviation 1).
+    """
+    encoder, flow = model.model.encoder, model.model.flow
+    layers = encoder.backbone.encoder.layer
+    for ours, theirs in zip(flow.layers, layers[len(layers) - len(flow.layers) :], strict=True):
+        for name, their_name in LAYER_KEYS.items():
+            ours.get_submodule(name).load_state_dict(theirs.get_submodule(their_name).state_dict())
+    embeddings, canvas = encoder.backbone.embeddings, encoder.embeddings.position_embeddings.weight
+    flow.input_norm.load_state_dict(embeddings.LayerNorm.state_dict())
+    # RoBERTa's positions begin after the padding id.
+    table = embeddings.position_embeddings.weight[-len(canvas) :] + embeddings.token_type_embeddings.weight[-1]
+    if model.config.mask_token_id is not None:
+        table = table + embeddings.word_embeddings.weight[model.config.mask_token_id]
+    canvas.copy_(table / table.std())
+
+
 class YanFromEncoderMixin:
     """Gives a class with a hosted encoder, at `model.encoder.backbone`, its way to begin."""
 
@@ -189,4 +224,6 @@ class YanFromEncoderMixin:
         backbone, weights = model.model.encoder.backbone, encoder.state_dict()
         backbone.load_state_dict({name: weights[name] for name in backbone.state_dict()})
         model.start_tied_head()
+        if yan_config.flow_from_encoder and model.model.flow is not None:
+            start_flow_from_encoder(model)
         return model

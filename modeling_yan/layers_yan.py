@@ -68,10 +68,10 @@ class YanEmbeddings(YanPositionEmbeddings):
 
 
 class YanFeedForward(nn.Module):
-    def __init__(self, config: YanConfig, intermediate_size: int):
+    def __init__(self, config: YanConfig, intermediate_size: int, hidden_act: str | None = None):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, intermediate_size)
-        self.act_fn = ACT2FN[config.hidden_act]
+        self.act_fn = ACT2FN[hidden_act or config.hidden_act]
         self.down_proj = nn.Linear(intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

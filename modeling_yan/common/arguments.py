@@ -371,8 +371,8 @@ def hosted_config(arguments: ModelArguments, overrides: dict) -> YanConfig:
     """
     if arguments.model_name_or_path is not None:
         raise ValueError(
-            f"encoder={arguments.encoder} begins a new model, and model_name_or_path={arguments.model_name_or_path} goes "
-            "on with one; leave one of them out"
+            f"encoder={arguments.encoder} begins a new model, and model_name_or_path={arguments.model_name_or_path} "
+            "goes on with one; leave one of them out"
         )
     encoder = read_config(arguments.encoder, trust_remote_code=arguments.trust_remote_code)
     try:
