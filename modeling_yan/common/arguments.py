@@ -155,6 +155,8 @@ def default_options(parser: HfArgumentParser, given: Mapping[str, str]) -> dict:
     loaded, hosted = "model_name_or_path" in given, "encoder" in given
     name = LOADED_MODEL_DEFAULTS if loaded else HOSTED_MODEL_DEFAULTS if hosted else NEW_MODEL_DEFAULTS
     options = read_recipe(str(configuration_path("training", name)), parser)
+    if "encoder" in given.get("freeze", "").split(","):
+        options.pop("encoder_learning_rate", None)
     if "config_overrides" in options:
         preset = configuration_path("models", f"{given.get('preset', options['preset'])}.json")
         own = json.loads(preset.read_text(encoding="utf-8"))

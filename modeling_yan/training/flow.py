@@ -11,7 +11,6 @@ import yaml
 from datasets import Dataset
 from peft import get_peft_model
 from transformers import (
-    DataCollatorForSeq2Seq,
     HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -46,6 +45,12 @@ from modeling_yan.data.tokenization import (
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.training.adapters import lora_config
 from modeling_yan.training.budget import default_updates, with_earlier_stages
+from modeling_yan.training.encoder_states import (
+    EncoderStates,
+    StatesCollator,
+    remove_states,
+    states_of_frozen_encoder,
+)
 from modeling_yan.training.freezing import freeze
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
 from modeling_yan.training.samples import SamplesCallback
@@ -334,6 +339,7 @@ def build_trainer(
     embedding_learning_rate: float | None = None,
     encoder_learning_rate: float | None = None,
     num_samples: int = 0,
+    states: EncoderStates | None = None,
 ) -> YanSeq2SeqTrainer:
     """
     A trainer that evaluates by what the model writes.
@@ -346,6 +352,7 @@ def build_trainer(
         embedding_learning_rate: of the token embeddings; that of everything else by default.
         encoder_learning_rate: of a pretrained encoder; that of everything else by default.
         num_samples: answers shown and kept at each evaluation.
+        states: of the training rows, where the encoder is frozen.
     """
     training.predict_with_generate = True
     chosen = loaded.chosen
@@ -354,7 +361,7 @@ def build_trainer(
         args=training,
         train_dataset=loaded.train,
         eval_dataset=None if chosen is None else loaded.tokenize(chosen),
-        data_collator=DataCollatorForSeq2Seq(loaded.tokenizer),
+        data_collator=StatesCollator(loaded.tokenizer, states=states),
         processing_class=loaded.tokenizer,
         compute_metrics=None if chosen is None else text_metrics(loaded.tokenizer, chosen),
         embedding_learning_rate=embedding_learning_rate,
@@ -398,6 +405,9 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
     if not model_arguments.has_budget:
         labels = are_few(loaded.texts["target"][:])
         training.max_steps = default_updates(len(loaded.train), training, labels=labels)
+    loaded.train, states = states_of_frozen_encoder(model, loaded.train, training)
+    if states is not None:
+        say(f"the encoder is frozen: its states are computed once, {states.values.nbytes / 2**20:,.0f} MiB on disk")
     trainer = build_trainer(
         model,
         loaded,
@@ -406,11 +416,14 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
         embedding_learning_rate=model_arguments.embedding_learning_rate,
         encoder_learning_rate=model_arguments.encoder_learning_rate,
         num_samples=data.num_samples,
+        states=states,
     )
     held_out = "".join(f", {len(rows):,} {name} sources" for name, rows in loaded.held_out.items())
     lengths = f"up to {loaded.task.max_source_length} tokens read and {loaded.task.max_target_length} written"
     say(f"{model.num_parameters():,} parameters, {len(loaded.train):,} training pairs{held_out}; {lengths}")
     report = run_training(trainer, training_flops=model_arguments.training_flops, resume=resume)
+    if trainer.is_world_process_zero():
+        remove_states(training.output_dir)
     report |= {"train_rows": len(loaded.train), "last_terms": trainer.last_terms()}
     seen = evaluation_rows({"validation": loaded.texts}, SCORED_TRAINING_ROWS)["validation"]
     report |= score_splits(
