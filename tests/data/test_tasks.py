@@ -12,7 +12,7 @@ ROWS = {
         ("name[A]", "A is a pub.", ["A is a pub."]),
     ),
     "sentiment": ({"sentence": "a nice film", "label": 1}, ("sentiment: a nice film", "positive", ["positive"])),
-    "topic": ({"text": "Goal in the last minute", "label": 1}, ("topic: Goal in the last minute", "sports", ["sports"])),
+    "topic": ({"text": "Goal at the end", "label": 1}, ("topic: Goal at the end", "sports", ["sports"])),
     "entity": (
         {"title": "Loch Ness", "content": "A lake.", "label": 7},
         ("entity: Loch Ness A lake.", "nature", ["nature"]),
