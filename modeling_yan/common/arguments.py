@@ -339,7 +339,7 @@ def check_model_arguments(arguments: ModelArguments) -> YanConfig:
     """
     overrides = arguments.overrides
     if arguments.encoder is not None:
-        config = hosted_config(arguments, overrides)
+        config = hosted_config(arguments)
         check_pretrained_rates(config, arguments)
         return config
     if arguments.model_name_or_path is None:
@@ -355,16 +355,20 @@ def check_model_arguments(arguments: ModelArguments) -> YanConfig:
     return config
 
 
-def preset_around(arguments: ModelArguments) -> dict:
-    """Config fields of a preset that was chosen, without those that the encoder decides; none of the default one."""
-    if arguments.preset == ModelArguments.preset:
-        return {}
-    options = json.loads(configuration_path("models", f"{arguments.preset}.json").read_text(encoding="utf-8"))
-    decided = {*OF_ENCODER, "num_attention_heads", "intermediate_size", "max_position_embeddings", *DEFAULT_TOKEN_IDS}
-    return {name: value for name, value in options.items() if name not in decided}
+def hosted_fields(arguments: ModelArguments) -> dict:
+    """
+    Config fields of a model around `encoder` that arguments ask for: the overrides, and of a preset that was chosen
+    what the encoder does not decide.
+    """
+    preset: dict = {}
+    if arguments.preset != ModelArguments.preset:
+        preset = json.loads(configuration_path("models", f"{arguments.preset}.json").read_text(encoding="utf-8"))
+        decided = {*OF_ENCODER, "num_attention_heads", "intermediate_size", "max_position_embeddings"}
+        preset = {name: value for name, value in preset.items() if name not in decided | {*DEFAULT_TOKEN_IDS}}
+    return {**preset, **arguments.overrides}
 
 
-def hosted_config(arguments: ModelArguments, overrides: dict) -> YanConfig:
+def hosted_config(arguments: ModelArguments) -> YanConfig:
     """
     The config of a new model around `encoder`, from configs and tokenizer alone.
 
@@ -376,9 +380,9 @@ def hosted_config(arguments: ModelArguments, overrides: dict) -> YanConfig:
             f"encoder={arguments.encoder} begins a new model, and model_name_or_path={arguments.model_name_or_path} "
             "goes on with one; leave one of them out"
         )
-    encoder = read_config(arguments.encoder, trust_remote_code=arguments.trust_remote_code)
+    encoder = read_config(arguments.encoder)
     try:
-        return config_around(encoder, load_tokenizer(arguments), **{**preset_around(arguments), **overrides})
+        return config_around(encoder, load_tokenizer(arguments), **hosted_fields(arguments))
     except StrictDataclassError as error:
         raise ValueError(f"config_overrides={arguments.config_overrides!r}: {error}") from None
 
@@ -466,7 +470,7 @@ def build_model(
                 arguments.encoder,
                 tokenizer,
                 attn_implementation=arguments.attn_implementation,
-                **{**preset_around(arguments), **arguments.overrides},
+                **hosted_fields(arguments),
             )
     fields_of_tokenizer = {"vocab_size": len(tokenizer), **token_ids(tokenizer)}
     return model_class(load_preset(arguments.preset, **{**fields_of_tokenizer, **overrides}))
