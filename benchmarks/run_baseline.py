@@ -69,7 +69,10 @@ class BaselineArguments:
         default=None, metadata={"help": "Train for this many FLOPs instead of max_steps."}
     )
     hidden_size: int = field(default=192, metadata={"help": "Width, where `like` does not decide it."})
-    layers: int = field(default=6, metadata={"help": "GPT-2: layers. BART: layers of encoder and decoder together."})
+    layers: int = field(default=6, metadata={"help": "GPT-2: layers. BART: of encoder and decoder together."})
+    decoder_layers: int | None = field(
+        default=None, metadata={"help": "BART: how many of `layers` are the decoder's; half of them by default."}
+    )
     num_attention_heads: int = field(default=4, metadata={"help": "Attention heads."})
     init_std: float = field(default=0.02, metadata={"help": "Initial standard deviation of the weights."})
     attn_implementation: str = field(
@@ -79,12 +82,12 @@ class BaselineArguments:
 
 
 def build_bart(arguments: BaselineArguments, positions: int, width: int, **ids) -> BartForConditionalGeneration:
-    encoder_layers = arguments.layers // 2
+    decoder_layers = arguments.decoder_layers or (arguments.layers + 1) // 2
     config = BartConfig(
         max_position_embeddings=positions,
         d_model=width,
-        encoder_layers=encoder_layers,
-        decoder_layers=arguments.layers - encoder_layers,
+        encoder_layers=arguments.layers - decoder_layers,
+        decoder_layers=decoder_layers,
         encoder_attention_heads=arguments.num_attention_heads,
         decoder_attention_heads=arguments.num_attention_heads,
         encoder_ffn_dim=4 * width,
@@ -196,6 +199,11 @@ def check_arguments(arguments: BaselineArguments) -> None:
         raise ValueError(f"architecture={arguments.architecture} with encoder={arguments.encoder}: they go together")
     if from_encoder and arguments.like:
         raise ValueError(f"like={arguments.like} chooses a width, which the encoder has already; leave it out")
+    if arguments.decoder_layers is not None and not 0 < arguments.decoder_layers < arguments.layers:
+        raise ValueError(
+            f"decoder_layers={arguments.decoder_layers} must lie between 1 and {arguments.layers - 1}: an encoder and a "
+            f"decoder share layers={arguments.layers}"
+        )
     if not from_encoder and arguments.tokenizer_name is None:
         raise ValueError("tokenizer_name is needed for a model from scratch; give YAN's own")
 
