@@ -201,7 +201,7 @@ def check_arguments(arguments: BaselineArguments) -> None:
         raise ValueError(f"like={arguments.like} chooses a width, which the encoder has already; leave it out")
     if arguments.decoder_layers is not None and not 0 < arguments.decoder_layers < arguments.layers:
         raise ValueError(
-            f"decoder_layers={arguments.decoder_layers} must lie between 1 and {arguments.layers - 1}: an encoder and a "
+            f"decoder_layers={arguments.decoder_layers} must lie between 1 and {arguments.layers - 1}: encoder and "
             f"decoder share layers={arguments.layers}"
         )
     if not from_encoder and arguments.tokenizer_name is None:

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from peft import get_peft_model
 from transformers import AutoModelForSeq2SeqLM, BertModel, DistilBertConfig, GPT2Config, GPT2Model, T5Config
 
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
 from modeling_yan.from_encoder_yan import HOSTED_DEFAULTS
+from modeling_yan.training.adapters import lora_config
 
 from .helpers import seeded, source_batch, tiny_bert, word_piece_tokenizer
 
@@ -170,3 +172,12 @@ def test_encoders_and_tokenizers_that_do_not_fit_are_refused(bert, tmp_path):
     BertModel.from_pretrained(bert).save_pretrained(tmp_path, state_dict=kept)
     with pytest.raises(ValueError, match="lacks 4 weights of the encoder"):
         YanForConditionalGeneration.from_encoder(tmp_path, word_piece_tokenizer())
+
+
+def test_an_adapter_reaches_the_encoder(bert):
+    model = YanForConditionalGeneration.from_encoder(bert, flow_layers=1)
+    adapted = get_peft_model(model, lora_config(model, 4))
+    names = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert any("backbone.encoder.layer.0.attention.self.query.lora_A" in name for name in names)
+    assert any("flow.layers.0.mixer.q_proj.lora_A" in name for name in names)
+    assert not any("lm_head" in name or "embeddings" in name for name in names)

@@ -313,7 +313,7 @@ def build_flow_model(model_arguments: ModelArguments, data: FlowDataArguments, l
     if loaded.fill_canvas:
         model.generation_config.update(length_mode="canvas", max_new_tokens=loaded.task.max_target_length)
     if data.use_lora:
-        return get_peft_model(model, lora_config(data.lora_r))
+        return get_peft_model(model, lora_config(model, data.lora_r))
     freeze(model, model_arguments.frozen_parts)
     return model
 

@@ -14,11 +14,11 @@ from .configuration_yan import HOSTED_ENCODERS, TRAINING_FIELDS, YanConfig
 HOSTED_DEFAULTS = {
     "flow_layers": 4,
     "decoder_layers": 1,
-    "num_experts": 2,
+    "num_experts": 1,
     "prediction_type": "data",
     "tie_word_embeddings": True,
 }
-HOSTED_TRAINING = {"unroll_steps": 1, "nll_loss_weight": 0.0, "time_sampling_beta": 3.0}
+HOSTED_TRAINING = {"unroll_steps": 1, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}
 # What the encoder and its tokenizer decide.
 OF_ENCODER = ("vocab_size", "hidden_size", "encoder_layers", "encoder_mixer", "reverse_positions", "encoder_config")
 # What AutoModel adds to an encoder, and YAN does not read.
