@@ -403,10 +403,11 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
     held_out = "".join(f", {len(rows):,} {name} sources" for name, rows in loaded.held_out.items())
     lengths = f"up to {loaded.task.max_source_length} tokens read and {loaded.task.max_target_length} written"
     say(f"{model.num_parameters():,} parameters, {len(loaded.train):,} training pairs{held_out}; {lengths}")
+    trainer.data_name = data.name
     report = run_training(trainer, training_flops=model_arguments.training_flops, resume=resume)
     report |= {"train_rows": len(loaded.train), "last_terms": trainer.last_terms()}
     seen = evaluation_rows({"validation": loaded.texts}, SCORED_TRAINING_ROWS)["validation"]
-    report |= score_splits(
+    trainer.scores = score_splits(
         trainer.model,
         loaded.tokenizer,
         {"train": seen, **loaded.held_out},
@@ -414,6 +415,7 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
         batch_size=training.per_device_eval_batch_size,
         seed=training.seed,
     )
+    report |= trainer.scores
     if data.plots and trainer.is_world_process_zero():
         report["latents"] = draw_plots(trainer, loaded)
     report = with_earlier_stages(report, model_arguments.model_name_or_path)
