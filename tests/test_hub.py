@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from modeling_yan import (
@@ -242,3 +243,11 @@ def test_the_shipped_model_carries_this_packages_code():
     shipped = {file.name: file.read_bytes() for file in YAN_E2E.glob("*_yan.py")}
     assert shipped.keys() == package.keys()
     assert [name for name, text in package.items() if shipped[name] != text] == []
+
+
+def test_the_shipped_model_is_small_on_disk_and_computes_in_float32():
+    with safe_open(YAN_E2E / "model.safetensors", "pt") as stored:
+        assert {stored.get_slice(name).get_dtype() for name in stored.keys()} == {"BF16"}  # noqa: SIM118
+    model = AutoModelForSeq2SeqLM.from_pretrained(YAN_E2E)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert AutoModelForSeq2SeqLM.from_pretrained(YAN_E2E, dtype=torch.bfloat16).dtype == torch.bfloat16
