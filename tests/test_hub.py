@@ -1,6 +1,8 @@
 """The Hub round trip: a saved folder works where the package is not installed, with the same numbers."""
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,32 @@ def test_pipeline_without_the_package(folder, tmp_path, stranger):
     assert len(answers["column"]) == 3
     assert len(answers["three"]) == 3
     assert all(set(a) == {"generated_text"} for a in answers["three"])
+
+
+def test_the_documented_pipeline_of_a_model_object_without_the_package(tmp_path, stranger):
+    page = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
+    code = re.search(r"## Pipelines.*?```python\n(.*?)```", page, re.DOTALL)[1]
+    assert '"examples/models/yan-e2e"' in code
+    code = code.replace("examples/models/yan-e2e", str(YAN_E2E))
+    code += textwrap.dedent(
+        """
+        import torch
+        from transformers import pipeline
+
+        source = "name[Aromi], eatType[coffee shop]"
+        named = pipeline("text2text-generation", model=folder, trust_remote_code=True)
+        answers = [p(source, generator=torch.Generator().manual_seed(0)) for p in (pipe, named)]
+        assert answers[0] == answers[1], answers
+        assert "Aromi" in answers[0][0]["generated_text"]
+        for task, kind in (("text2text-generation", KeyError), ("text-generation", ValueError)):
+            try:
+                pipeline(task, model=model, tokenizer=tokenizer)(source)
+            except kind:
+                continue
+            raise AssertionError(task)
+        """
+    )
+    stranger.run(code, tmp_path)
 
 
 def test_pipelines_with_the_package(folder):
