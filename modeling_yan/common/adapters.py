@@ -8,8 +8,22 @@ from pathlib import Path
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import cached_file, is_peft_available
 
-# What `cached_file` answers with None for: a file or a Hub that is not there. Whoever loads the model says so better.
-QUIET = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+CONFIG, ADAPTER, OPTIONS = "config.json", "adapter_config.json", "generation_config.json"
+
+
+def find(name: str | os.PathLike, file: str, *, stored_only: bool = False) -> str | None:
+    """
+    Path of a model's file, in its folder or in the cache of the Hub; None where it has none.
+
+    Args:
+        name: folder or Hub name.
+        stored_only: ask no Hub, and answer None where nothing is known of the model.
+
+    Raises:
+        OSError: for a Hub name that is none, and where the Hub cannot be asked.
+    """
+    options = {"local_files_only": True, "_raise_exceptions_for_connection_errors": False} if stored_only else {}
+    return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **options)
 
 
 def adapter_base(name: str | os.PathLike) -> str | None:
@@ -24,9 +38,10 @@ def adapter_base(name: str | os.PathLike) -> str | None:
         ValueError: for an adapter that names no model.
         OSError: for a Hub name that is none.
     """
-    if cached_file(name, "config.json", **QUIET) is not None:
+    file = find(name, ADAPTER, stored_only=True)
+    if find(name, CONFIG, stored_only=file is not None) is not None:
         return None
-    file = cached_file(name, "adapter_config.json", **QUIET)
+    file = file or find(name, ADAPTER)
     if file is None:
         return None
     base = json.loads(Path(file).read_text(encoding="utf-8")).get("base_model_name_or_path")
@@ -68,6 +83,6 @@ def with_adapter(model: PreTrainedModel, name: str | os.PathLike) -> PreTrainedM
         kind = adapted.peft_config["default"].peft_type.value
         raise ValueError(f"an adapter of type {kind} cannot be merged into a model; use LoRA, DoRA or IA3")
     merged = adapted.merge_and_unload()
-    if cached_file(name, "generation_config.json", **QUIET) is not None:
+    if find(name, OPTIONS) is not None:
         merged.generation_config = GenerationConfig.from_pretrained(name)
     return merged
