@@ -26,6 +26,7 @@ from transformers import (
 from modeling_yan import YanConfig, YanForConditionalGeneration
 from modeling_yan.common.arguments import run_script
 from modeling_yan.common.files import check_destination
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import (
     push_folder,
     read_config,
@@ -164,9 +165,9 @@ model = AutoModelForSeq2SeqLM.from_pretrained("{repository}", trust_remote_code=
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
     parser.add_argument("--encoder", required=True, help="Hub name or folder of the pretrained model")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to be written, new or empty")
     parser.add_argument("--preset", default="yan-base", help="flow and decoder depth and experts: configuration/models")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
     parser.add_argument("--push_to_hub", metavar="ID", help="repository to upload the folder to")

@@ -16,6 +16,7 @@ import torch
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.evaluation.text_generation import iterate_answers
 
@@ -31,10 +32,10 @@ COMMANDS = {
 
 def generate() -> None:
     """`yan generate`: one line for each text, from the command line or else from standard input."""
-    parser = argparse.ArgumentParser(description="Answers texts, one line each.")
+    parser = argparse.ArgumentParser(description="Answers texts, one line each.", formatter_class=ScriptHelp)
     parser.add_argument("--model", required=True, help="Folder or Hub name, of a model or of an adapter.")
     parser.add_argument("--num_inference_steps", type=int, help="Solver steps; those of the model by default.")
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=32, help="Texts that are answered at once.")
     parser.add_argument("--seed", type=int, default=0, help="Of the noise.")
     parser.add_argument("--trust_remote_code", action="store_true", help="Run code that comes with a tokenizer.")
     parser.add_argument("texts", nargs="*", help="Sources; the lines of standard input by default.")
@@ -54,9 +55,10 @@ def generate() -> None:
 
 def main() -> None:
     """Runs a subcommand; `yan COMMAND --help` lists its arguments."""
-    parser = argparse.ArgumentParser(prog="yan", description="Mixture-of-experts flow matching for text.")
-    listed = "; ".join(f"{name}: {description}" for name, (_, _, description) in COMMANDS.items())
-    parser.add_argument("command", choices=COMMANDS, help=listed)
+    listed = "\n".join(f"    yan {name:10}{description}" for name, (_, _, description) in COMMANDS.items())
+    description = f"Mixture-of-experts flow matching for text.\n\n{listed}"
+    parser = argparse.ArgumentParser(prog="yan", description=description, formatter_class=ScriptHelp)
+    parser.add_argument("command", choices=COMMANDS, help="What to do; yan COMMAND --help lists its options.")
     command = parser.parse_args(sys.argv[1:2]).command
     module, function, _ = COMMANDS[command]
     # What stands behind it is the subcommand's, which calls itself by both words.

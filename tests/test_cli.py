@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import re
+import shutil
 import sys
 import tomllib
 
@@ -87,6 +90,33 @@ def test_evaluate_and_generate_take_what_train_wrote_and_adapters_of_it(tmp_path
 )
 def test_bad_arguments_end_with_one_clear_line(tmp_path, arguments, message):
     assert message in refused(CLI, *arguments, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "modeling_yan/cli.py",
+        *(f"modeling_yan/cli.py {name}" for name in COMMANDS),
+        *(f"examples/{name}.py" for name in ("moe_fm_2d", "quickstart", "run_autoencoder", "run_batch_inference")),
+        *(f"examples/{name}.py" for name in ("run_reward", "run_sft")),
+        *(f"conversion/{name}.py" for name in ("convert_encoder_to_yan", "convert_published_checkpoint")),
+    ],
+)
+def test_help_fits_100_columns_and_says_what_every_option_is(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((100, 24)))
+    text = ran(*command.split(), "--help", cwd=tmp_path)
+    # Commands, which are copied as they stand, may be longer.
+    assert [line for line in text.splitlines() if len(line) > 100 and not line.startswith("    ")] == []
+    # Help stands behind two spaces or on a line of its own.
+    options = re.split(r"\n  (?=-)", text[text.index("\noptions:\n") :])[1:]
+    assert [option for option in options if not re.search(r"\S(  +|\n +)\S", option)] == []
+
+
+def test_help_shows_the_defaults_that_a_run_without_a_recipe_has(tmp_path):
+    text = " ".join(ran(CLI, "train", "--help", cwd=tmp_path).split())
+    assert "The initial learning rate for the optimizer. (default: 0.001)" in text
+    # The data decides.
+    assert "Total number of training epochs to perform. --max_steps" in text
 
 
 def test_commands_that_there_are_not_are_answered_with_those_there_are(tmp_path):

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from modeling_yan.common.arguments import check_positive
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import read_config, read_tokenizer
 from modeling_yan.common.reports import machine, read_report, write_report
 from modeling_yan.data.loading import first_rows, read_file
@@ -296,14 +297,14 @@ def make_speed_table(speed: dict[str, dict]) -> Table:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
     add = parser.add_argument
     add("--model", required=True, help="folder or Hub name of a YAN, or of an adapter of one")
     add("--task", help="name in configuration/tasks, or a YAML file; the model's task.yaml by default")
     add("--test_file", help="rows to score: CSV, JSON, JSON lines or Parquet")
     add("--dataset_name", help="instead of --test_file: Hub name, local folder or file")
     add("--split", default="test", help="of --dataset_name")
-    add("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 8])
+    add("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 8], help="numbers of solver steps")
     add("--candidates", type=int, nargs="+", default=[1, 8], help="numbers of priors")
     add("--length_candidates", type=int, nargs="+", default=[1, 5], help="numbers of lengths")
     add("--baselines", nargs="*", default=[], help="folders or Hub names of models with the same tokenizer")
@@ -311,8 +312,8 @@ def parse() -> argparse.Namespace:
     add("--max_target_length", type=int, help="tokens of an answer, instead of the task's")
     add("--max_rows", type=int, help="the first rows only")
     add("--longest_rows", type=int, help="score only so many sources, those with the most tokens")
-    add("--batch_size", type=int, default=32)
-    add("--seed", type=int, default=0)
+    add("--batch_size", type=int, default=32, help="rows that are answered at once")
+    add("--seed", type=int, default=0, help="of the noise")
     add("--speed_rows", type=int, default=30, help="rows to time each system on, one by one; 0 for none")
     add("--diffusion_steps", type=int, nargs="*", default=[3], help="of masked diffusion; length is added")
     add(

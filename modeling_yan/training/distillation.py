@@ -23,6 +23,15 @@ from modeling_yan.training.flow import FlowDataArguments, check_flow_arguments, 
 
 # Answers so far, hidden: whoever loads the folder as a data set would take them for the whole.
 ANSWERS = ".answers.jsonl"
+DESCRIPTION = """
+Writes a teacher's answers as a data set, one for each distinct source, and trains a model on them. Interrupted writing
+resumes.
+
+    %(prog)s --teacher DIR --distilled_dir DIR --train_file my.csv --source_column question --target_column answer
+
+What is not given is a recipe's, or else that of configuration/training/default.yaml. From --output_dir on, options are
+those of transformers' Seq2SeqTrainingArguments.
+"""
 
 
 @dataclass
@@ -207,5 +216,6 @@ def answers_as_data(data: FlowDataArguments, folder: str) -> FlowDataArguments:
 
 def main() -> None:
     """`examples/run_distillation.py` and `yan distill`."""
-    parser = HfArgumentParser((DistillationArguments, ModelArguments, FlowDataArguments, Seq2SeqTrainingArguments))
+    kinds = (DistillationArguments, ModelArguments, FlowDataArguments, Seq2SeqTrainingArguments)
+    parser = HfArgumentParser(kinds, description=DESCRIPTION)
     distill(*parse_arguments(parser, use_defaults=True))

@@ -63,6 +63,15 @@ MOST_POSITIONS = 1024
 # Answers are few where they are no more than this many, each of them in at least as many rows.
 FEW_ANSWERS, ROWS_PER_ANSWER = 64, 4
 
+DESCRIPTION = """
+Trains a model on source-target pairs, a new one or one that is there (--model_name_or_path), and scores it.
+
+    %(prog)s --train_file my.csv --source_column question --target_column answer
+
+What is not given is a recipe's, or else that of configuration/training/default.yaml. From --output_dir on, options are
+those of transformers' Seq2SeqTrainingArguments.
+"""
+
 
 def say(line: str) -> None:
     """Prints a line, once for all processes."""
@@ -428,5 +437,5 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
 
 def main() -> None:
     """`examples/run_flow.py` and `yan train`."""
-    parser = HfArgumentParser((ModelArguments, FlowDataArguments, Seq2SeqTrainingArguments))
+    parser = HfArgumentParser((ModelArguments, FlowDataArguments, Seq2SeqTrainingArguments), description=DESCRIPTION)
     train_flow(*parse_arguments(parser, use_defaults=True))
