@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import ModelArguments, hosted_config, hosted_fields, load_tokenizer, run_script
 from modeling_yan.common.files import check_destination
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import push_folder, readable, write_folder
 from modeling_yan.from_encoder_yan import load_encoder
 
@@ -72,9 +73,9 @@ model = AutoModelForSeq2SeqLM.from_pretrained("{repository}", trust_remote_code=
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
     parser.add_argument("--encoder", required=True, help="Hub name or folder of the pretrained model")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to be written, new or empty")
     parser.add_argument("--preset", help="what stands around the encoder: configuration/models")
     parser.add_argument("--config_overrides", help="config fields to change, as YAML: '{flow_layers: 2}'")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
 from modeling_yan.common.arguments import run_script
 from modeling_yan.common.files import check_destination, whole_folder
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import push_folder, read_config, read_model, read_tokenizer, write_folder
 
 # Published model_config key -> YanConfig field.
@@ -524,9 +525,9 @@ def load_folder(path: Path) -> PreTrainedModel:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
     parser.add_argument("--checkpoint", type=Path, required=True, help="published checkpoint; with --reverse a folder")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to be written, new or empty")
     parser.add_argument("--tokenizer", help="saved beside the model")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
     parser.add_argument("--push_to_hub", metavar="ID", help="repository to upload the folder to")

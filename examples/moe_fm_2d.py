@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.reports import machine, write_report
 from modeling_yan.flow_matching_yan import (
     linear_path,
@@ -245,14 +246,14 @@ def print_scores(scores: list[dict]) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/moe_fm_2d"))
-    parser.add_argument("--updates", type=int, default=2000)
-    parser.add_argument("--batch_size", type=int, default=512)
-    parser.add_argument("--parameters", type=int, default=10_000)
-    parser.add_argument("--velocity_std", type=float, default=0.5)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=4000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/moe_fm_2d"), help="for scores and pictures")
+    parser.add_argument("--updates", type=int, default=2000, help="of each model")
+    parser.add_argument("--batch_size", type=int, default=512, help="points of an update")
+    parser.add_argument("--parameters", type=int, default=10_000, help="of each model, about")
+    parser.add_argument("--velocity_std", type=float, default=0.5, help="of an expert's velocities, in the likelihood")
+    parser.add_argument("--seeds", type=int, default=3, help="models of each density and K")
+    parser.add_argument("--samples", type=int, default=4000, help="points that are drawn and compared")
     arguments = parser.parse_args()
     check_positive(arguments, "updates", "batch_size", "parameters", "velocity_std", "seeds", "samples")
     return arguments

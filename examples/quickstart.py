@@ -30,6 +30,7 @@ from transformers import (
 from transformers.utils import logging
 
 from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.common.reports import device_name
 from modeling_yan.data.loading import first_rows
@@ -235,10 +236,10 @@ def show_finetuning(name: str, tokenizer: PreTrainedTokenizerBase, seconds: floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
     parser.add_argument("text", nargs="?", help="a source of your own, answered first")
-    parser.add_argument("--model", default=str(HERE / "models" / "yan-e2e"))
-    parser.add_argument("--finetuning_seconds", type=float, default=60)
+    parser.add_argument("--model", default=str(HERE / "models" / "yan-e2e"), help="folder or Hub name of a YAN")
+    parser.add_argument("--finetuning_seconds", type=float, default=60, help="for the adapter")
     parser.add_argument("--rows", type=int, default=200, help="held-out inputs")
     parser.add_argument("--speed_calls", type=int, default=20, help="inputs that are timed")
     arguments = parser.parse_args()

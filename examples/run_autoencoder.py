@@ -1,4 +1,4 @@
-"""
+r"""
 Stage 1: trains the autoencoder by text infilling.
 
     python examples/run_autoencoder.py configuration/training/autoencoder_e2e.yaml
@@ -15,7 +15,7 @@ from modeling_yan.training.autoencoder import AutoencoderDataArguments, train_au
 
 
 def main() -> None:
-    parser = HfArgumentParser((ModelArguments, AutoencoderDataArguments, TrainingArguments))
+    parser = HfArgumentParser((ModelArguments, AutoencoderDataArguments, TrainingArguments), description=__doc__)
     train_autoencoder(*parse_arguments(parser))
 
 

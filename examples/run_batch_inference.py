@@ -27,6 +27,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from modeling_yan.common.arguments import check_positive, run_script
 from modeling_yan.common.files import locked
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.data.loading import load_data, require_columns, select_split
 from modeling_yan.data.tasks import Task
@@ -199,21 +200,21 @@ def answers(
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
     add = parser.add_argument
     add("--model", required=True, help="a YAN folder or Hub name")
     add("--dataset_name", required=True, help="Hub name, local folder or file")
-    add("--split", default="test")
+    add("--split", default="test", help="split that is answered")
     add("--task", help="name in configuration/tasks or a YAML file; without it --column is the source")
-    add("--column", default="source")
-    add("--output_dir", type=Path, required=True)
-    add("--batch_size", type=int, default=64)
-    add("--max_source_length", type=int)
-    add("--num_inference_steps", type=int)
-    add("--num_length_candidates", type=int)
+    add("--column", default="source", help="column that is read where there is no task")
+    add("--output_dir", type=Path, required=True, help="folder for the answers")
+    add("--batch_size", type=int, default=64, help="rows that are answered at once")
+    add("--max_source_length", type=int, help="tokens of a source, instead of the task's or the tokenizer's")
+    add("--num_inference_steps", type=int, help="solver steps; the model's by default")
+    add("--num_length_candidates", type=int, help="lengths that are tried; the model's by default")
     add("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
-    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
-    add("--seed", type=int, default=0)
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights")
+    add("--seed", type=int, default=0, help="of the noise")
     arguments = parser.parse_args()
     check_positive(arguments, "batch_size", "max_source_length", "num_inference_steps", "num_length_candidates")
     return arguments

@@ -1,4 +1,4 @@
-"""
+r"""
 Learns from a reward on the model's own answers (modeling_yan/training/rewards.py says what is maximised).
 
     python examples/run_reward.py --model_name_or_path examples/models/yan-e2e --task e2e_nlg \
@@ -96,7 +96,7 @@ def build_trainer(
 
 
 def main() -> None:
-    parser = HfArgumentParser((ModelArguments, RewardArguments, TrainingArguments))
+    parser = HfArgumentParser((ModelArguments, RewardArguments, TrainingArguments), description=__doc__)
     model_arguments, arguments, training = parse_arguments(parser)
     resume = prepare_run(training, model_arguments)
     task = Task.load(arguments.task)

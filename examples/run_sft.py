@@ -1,4 +1,4 @@
-"""
+r"""
 Supervised fine-tuning on prompts and completions, or conversations, in TRL's formats, with TRL's SFTTrainer.
 
     python examples/run_sft.py --model_name_or_path examples/models/yan-e2e --dataset_name ORG/CHAT_DATA \
@@ -39,7 +39,7 @@ class SFTArguments(SFTConfig):
 
 
 def main() -> None:
-    parser = HfArgumentParser((ModelArguments, SFTDataArguments, SFTArguments))
+    parser = HfArgumentParser((ModelArguments, SFTDataArguments, SFTArguments), description=__doc__)
     model_arguments, data, training = parse_arguments(parser)
     resume = prepare_run(training, model_arguments)
     splits = load_data(data.dataset_name)

@@ -4,6 +4,7 @@ The console command, over the same code as the scripts in `examples/`.
     yan train --train_file my.csv --source_column question --target_column answer
     yan train flow_labels.yaml --dataset_name DATA
     yan distill --teacher DIR --distilled_dir DIR --train_file my.csv --source_column question --target_column answer
+    yan evaluate --model outputs/yan --test_file test.csv
     yan generate --model outputs/yan "a text of your own"
 """
 
@@ -15,6 +16,7 @@ import torch
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.evaluation.text_generation import iterate_answers
 
@@ -23,23 +25,26 @@ from modeling_yan.evaluation.text_generation import iterate_answers
 COMMANDS = {
     "train": ("modeling_yan.training.flow", "main", "train a model on source-target pairs"),
     "distill": ("modeling_yan.training.distillation", "main", "train a model on the answers of a teacher"),
+    "evaluate": ("modeling_yan.evaluation.evaluate", "main", "measure quality and speed of a model on a task"),
     "generate": ("modeling_yan.cli", "generate", "answer texts"),
 }
 
 
 def generate() -> None:
     """`yan generate`: one line for each text, from the command line or else from standard input."""
-    parser = argparse.ArgumentParser(description="Answers texts, one line each.")
-    parser.add_argument("--model", required=True, help="Folder or Hub name.")
+    parser = argparse.ArgumentParser(description="Answers texts, one line each.", formatter_class=ScriptHelp)
+    parser.add_argument("--model", required=True, help="Folder or Hub name, of a model or of an adapter.")
     parser.add_argument("--num_inference_steps", type=int, help="Solver steps; those of the model by default.")
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=32, help="Texts that are answered at once.")
     parser.add_argument("--seed", type=int, default=0, help="Of the noise.")
+    parser.add_argument("--trust_remote_code", action="store_true", help="Run code that comes with a tokenizer.")
     parser.add_argument("texts", nargs="*", help="Sources; the lines of standard input by default.")
     arguments = parser.parse_args()
     check_positive(arguments, "num_inference_steps", "batch_size")
     texts = arguments.texts or [line.rstrip("\n") for line in sys.stdin]
-    tokenizer = read_tokenizer(arguments.model)
-    model = read_model(YanForConditionalGeneration, arguments.model)
+    trust = {"trust_remote_code": arguments.trust_remote_code}
+    tokenizer = read_tokenizer(arguments.model, **trust)
+    model = read_model(YanForConditionalGeneration, arguments.model, **trust)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     options = {"generator": torch.Generator(model.device).manual_seed(arguments.seed)}
     if arguments.num_inference_steps is not None:
@@ -50,9 +55,10 @@ def generate() -> None:
 
 def main() -> None:
     """Runs a subcommand; `yan COMMAND --help` lists its arguments."""
-    parser = argparse.ArgumentParser(prog="yan", description="Mixture-of-experts flow matching for text.")
-    listed = "; ".join(f"{name}: {description}" for name, (_, _, description) in COMMANDS.items())
-    parser.add_argument("command", choices=COMMANDS, help=listed)
+    listed = "\n".join(f"    yan {name:10}{description}" for name, (_, _, description) in COMMANDS.items())
+    description = f"Mixture-of-experts flow matching for text.\n\n{listed}"
+    parser = argparse.ArgumentParser(prog="yan", description=description, formatter_class=ScriptHelp)
+    parser.add_argument("command", choices=COMMANDS, help="What to do; yan COMMAND --help lists its options.")
     command = parser.parse_args(sys.argv[1:2]).command
     module, function, _ = COMMANDS[command]
     # What stands behind it is the subcommand's, which calls itself by both words.

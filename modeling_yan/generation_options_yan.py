@@ -26,6 +26,7 @@ GENERATION_DEFAULTS = {
     "output_trajectory": False,
     "compile": False,
 }
+SWITCHES = ("do_sample", "return_dict_in_generate", "output_trajectory", "compile", "disable_compile")
 # Steps and candidates beyond this are typing errors, and would fill memory before anything else.
 MOST = 10_000
 CHOICES = {
@@ -80,7 +81,8 @@ REASONS = {
 def check_library_options(options: Mapping[str, object]) -> None:
     """
     Raises:
-        ValueError: for a length that is no whole number, and for a filter of tokens that is no number.
+        ValueError: for a length that is no whole number, a filter of tokens that is no number, and a switch that is
+            neither True nor False.
     """
     for name in ("max_length", "max_new_tokens", "min_length", "min_new_tokens", "top_k"):
         if options.get(name) is not None:
@@ -89,6 +91,9 @@ def check_library_options(options: Mapping[str, object]) -> None:
     for name in ("temperature", "top_p"):
         if options.get(name) is not None:
             check_number(name, options[name], allowed=lambda x: x >= 0, expected="a finite number, not negative")
+    for name in SWITCHES:
+        if not isinstance(options.get(name), bool | None):
+            raise ValueError(f"{name}={options[name]!r} must be True or False")
 
 
 def refuse_other_options(options: GenerationConfig) -> None:
@@ -233,6 +238,11 @@ class YanGenerationOptionsMixin(GenerationMixin):
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs):
         # The library's own checks compare before they look at types.
+        if not isinstance(generation_config, GenerationConfig | None):
+            raise ValueError(
+                f"generation_config is of type {type(generation_config).__name__}; pass a GenerationConfig, or the "
+                "options themselves as keyword arguments"
+            )
         check_library_options(kwargs)
         defaults = self._default_options()
         ours = {name: kwargs[name] for name in defaults if kwargs.get(name) is not None}

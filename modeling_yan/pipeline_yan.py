@@ -57,13 +57,15 @@ class YanTextGenerationPipeline(TextGenerationPipeline):
         if isinstance(text_inputs, str) or _is_chat(text_inputs):
             _check_text(text_inputs, "the source")
             return super().__call__(text_inputs, **kwargs)
+        if isinstance(text_inputs, bytes | bytearray):
+            _check_text(text_inputs, "the source")
         # A column of a data set is a sequence, which the base class would take for one text.
         if isinstance(text_inputs, Sequence) or hasattr(text_inputs, "tolist"):
             text_inputs = list(text_inputs)
             for index, text in enumerate(text_inputs):
                 _check_text(text, f"source {index} of {len(text_inputs)}")
             return super().__call__(text_inputs, **kwargs) if text_inputs else []
-        if not isinstance(text_inputs, Iterable | Dataset) or isinstance(text_inputs, Mapping | bytes):
+        if not isinstance(text_inputs, Iterable | Dataset) or isinstance(text_inputs, Mapping):
             _check_text(text_inputs, "the source")
         return super().__call__(text_inputs, **kwargs)
 

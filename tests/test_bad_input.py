@@ -48,6 +48,11 @@ ROOT = Path(__file__).parents[1]
         ({"prior_temperature": -1}, "prior_temperature=-1"),
         ({"time_shift": "late"}, "time_shift='late' must be a finite number greater than 0"),
         ({"time_shift": float("inf")}, "time_shift=inf"),
+        ({"compile": "yes"}, "compile='yes' must be True or False"),
+        ({"do_sample": "no"}, "do_sample='no' must be True or False"),
+        ({"return_dict_in_generate": 1}, "return_dict_in_generate=1 must be True or False"),
+        ({"generation_config": "fast"}, "generation_config is of type str; pass a GenerationConfig"),
+        ({"generation_config": {"num_inference_steps": 2}}, "generation_config is of type dict"),
         ({"pad_token_id": 99}, f"pad_token_id=99 must be a token id below vocab_size={VOCAB_SIZE}"),
         ({"eos_token_id": [2, -5]}, "eos_token_id=-5"),
         ({"streamer": "stdout"}, "streamer is of type str"),
@@ -282,6 +287,7 @@ def test_the_pipeline_takes_columns_and_names_the_row_that_is_no_text(shipped):
         ([[text]], "source 0 of 1 is of type list"),
         (3, "the source is of type int"),
         ({"text": text}, "the source is of type dict"),
+        (text.encode(), "the source is of type bytes"),
     ):
         with pytest.raises(ValueError, match=message):
             pipe(texts)

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import re
+import shutil
 import sys
 import tomllib
 
@@ -52,12 +55,34 @@ def test_generate_answers_with_the_shipped_model(tmp_path):
     assert "Aromi" in ran(CLI, "generate", "--model", YAN_E2E, text, cwd=tmp_path)
 
 
+def test_evaluate_and_generate_take_what_train_wrote_and_adapters_of_it(tmp_path):
+    rows = [{"text": f"number {i}", "label": ["odd", "even one"][i % 2]} for i in range(24)]
+    Dataset.from_list(rows).to_csv(tmp_path / "my.csv")
+    columns = {"train_file": "my.csv", "source_column": "text", "target_column": "label", "max_steps": 1, **ON_CPU}
+    ran(CLI, "train", cwd=tmp_path, output_dir="yan", config_overrides=SMALL, **columns)
+    ran(CLI, "train", cwd=tmp_path, output_dir="lora", model_name_or_path="yan", use_lora=True, **columns)
+    few = {"steps": 1, "candidates": 1, "speed_rows": 0, "bootstrap": 20}
+    for model in ("yan", "lora"):
+        table = ran(CLI, "evaluate", cwd=tmp_path, model=model, test_file="my.csv", output=f"{model}.json", **few)
+        assert "autoencoder" in table
+        report = json.loads((tmp_path / f"{model}.json").read_text())
+        # Filled canvases, whose option an adapter brings along; the task that training left beside the model.
+        assert [row.get("length") for row in report["quality"]] == [None, "canvas"]
+        assert (report["task"], report["split"], report["rows"]) == ("task", "my.csv", 24)
+        assert len(ran(CLI, "generate", "--model", model, "number 1", "number 2", cwd=tmp_path).split("\n")) == 3
+    # Nothing but the adapter and its options.
+    assert not (tmp_path / "lora" / "config.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "absent.yaml"], "no file absent.yaml"),
         (["train", "--train_file", "absent.csv"], "train_file=absent.csv is no file"),
         (["distill", "--teacher", "t", "--distilled_dir", "d"], "neither train_file nor dataset_name"),
+        (["evaluate", "--model", "absent", "--test_file", "a.csv"], "--task is needed: there is no absent/task.yaml"),
+        (["evaluate", "--model", YAN_E2E, "--task", "e2e_nlg"], "give --test_file"),
+        (["evaluate", "--model", YAN_E2E, "--task", "e2e_nlg", "--test_file", "a.csv"], "test_file=a.csv is no file"),
         (["generate", "--model", "absent", "a"], "absent"),
         (["generate", "--model", "absent", "--batch_size", "0", "a"], "--batch_size 0 must be greater than 0"),
     ],
@@ -65,6 +90,33 @@ def test_generate_answers_with_the_shipped_model(tmp_path):
 )
 def test_bad_arguments_end_with_one_clear_line(tmp_path, arguments, message):
     assert message in refused(CLI, *arguments, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "modeling_yan/cli.py",
+        *(f"modeling_yan/cli.py {name}" for name in COMMANDS),
+        *(f"examples/{name}.py" for name in ("moe_fm_2d", "quickstart", "run_autoencoder", "run_batch_inference")),
+        *(f"examples/{name}.py" for name in ("run_reward", "run_sft")),
+        *(f"conversion/{name}.py" for name in ("convert_encoder_to_yan", "convert_published_checkpoint")),
+    ],
+)
+def test_help_fits_100_columns_and_says_what_every_option_is(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((100, 24)))
+    text = ran(*command.split(), "--help", cwd=tmp_path)
+    # Commands, which are copied as they stand, may be longer.
+    assert [line for line in text.splitlines() if len(line) > 100 and not line.startswith("    ")] == []
+    # Help stands behind two spaces or on a line of its own.
+    options = re.split(r"\n  (?=-)", text[text.index("\noptions:\n") :])[1:]
+    assert [option for option in options if not re.search(r"\S(  +|\n +)\S", option)] == []
+
+
+def test_help_shows_the_defaults_that_a_run_without_a_recipe_has(tmp_path):
+    text = " ".join(ran(CLI, "train", "--help", cwd=tmp_path).split())
+    assert "The initial learning rate for the optimizer. (default: 0.001)" in text
+    # The data decides.
+    assert "Total number of training epochs to perform. --max_steps" in text
 
 
 def test_commands_that_there_are_not_are_answered_with_those_there_are(tmp_path):

@@ -29,6 +29,8 @@ SCRIPTS = sorted(path for folder in ("examples", "benchmarks", "conversion") for
 RECIPES = sorted((ROOT / "configuration").glob("*/*.yaml"))
 SCRIPT = r"(?:examples|benchmarks|conversion)/\w+\.py"
 COMMAND = re.compile(rf"(?:\w+=\S+ )*(?:python|(?:accelerate launch|torchrun)\b[^#]*?) (?P<line>{SCRIPT}(?: .*)?)$")
+# The console command's, over the same code.
+CONSOLE = {"train": "run_flow", "distill": "run_distillation", "evaluate": "run_evaluation"}
 # What stands for a value of the reader's own.
 PLACEHOLDERS = {"N": "1", "X": "1", "TASK": "pairs", "NAME": "pairs"}
 # Folders of this repository; what else a command names is the reader's, or written by another command.
@@ -84,6 +86,7 @@ def commands_of(place: str, text: str) -> Iterator[Command]:
     """Commands on lines of their own and in `inline code`; optional parts are left out once and kept once."""
     inline = re.findall(rf"(?<!`)`((?:python|accelerate launch) [^`]*?{SCRIPT}[^`]*)`", text.replace("\n", " "))
     for line in [*shell_lines(text), *inline]:
+        line = re.sub(rf"^yan ({'|'.join(CONSOLE)})\b", lambda yan: f"python examples/{CONSOLE[yan[1]]}.py", line)
         match = COMMAND.match(line)
         if match is None:
             continue
@@ -173,6 +176,9 @@ def test_commands_are_found_in_every_script_and_in_the_readme():
     """A pattern that no longer matched would let everything pass."""
     places = {command.place for command in COMMANDS}
     assert {"README.md", "Makefile"} <= places
+    assert {c.script for c in COMMANDS if c.place == "docs/own_data.md"} == {
+        f"examples/{n}.py" for n in ("run_flow", "run_evaluation")
+    }
     without = {"examples/rewards.py"}
     assert {str(path.relative_to(ROOT)) for path in SCRIPTS} - places <= without
     assert len(COMMANDS) > 40
@@ -187,8 +193,10 @@ def test_the_reader_of_commands_knows_continuations_comments_loops_and_optional_
     done
 and `python conversion/b.py "name[A], food[B]" [--flag]` or `accelerate launch --p 2 examples/c.py …`
 """
+    text = "    yan train --max_steps 3\n    yan dream\n" + text
     found = [(c.script, c.arguments, c.elided) for c in commands_of("here", text)]
     assert found == [
+        ("examples/run_flow.py", ("--max_steps", "3"), False),
         ("examples/run_a.py", ("--model", "x", "--max_rows", "3", "--n", "1"), False),
         ("examples/run_a.py", ("--model", "y", "--max_rows", "3", "--n", "1"), False),
         ("conversion/b.py", ("name[A], food[B]",), False),

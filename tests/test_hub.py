@@ -1,11 +1,14 @@
 """The Hub round trip: a saved folder works where the package is not installed, with the same numbers."""
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from modeling_yan import (
@@ -146,6 +149,32 @@ def test_pipeline_without_the_package(folder, tmp_path, stranger):
     assert all(set(a) == {"generated_text"} for a in answers["three"])
 
 
+def test_the_documented_pipeline_of_a_model_object_without_the_package(tmp_path, stranger):
+    page = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
+    code = re.search(r"## Pipelines.*?```python\n(.*?)```", page, re.DOTALL)[1]
+    assert '"examples/models/yan-e2e"' in code
+    code = code.replace("examples/models/yan-e2e", str(YAN_E2E))
+    code += textwrap.dedent(
+        """
+        import torch
+        from transformers import pipeline
+
+        source = "name[Aromi], eatType[coffee shop]"
+        named = pipeline("text2text-generation", model=folder, trust_remote_code=True)
+        answers = [p(source, generator=torch.Generator().manual_seed(0)) for p in (pipe, named)]
+        assert answers[0] == answers[1], answers
+        assert "Aromi" in answers[0][0]["generated_text"]
+        for task, kind in (("text2text-generation", KeyError), ("text-generation", ValueError)):
+            try:
+                pipeline(task, model=model, tokenizer=tokenizer)(source)
+            except kind:
+                continue
+            raise AssertionError(task)
+        """
+    )
+    stranger.run(code, tmp_path)
+
+
 def test_pipelines_with_the_package(folder):
     pipe = pipeline("text2text-generation", model=str(folder), trust_remote_code=True)
     alone = pipe(TEXTS[0], generator=seeded(1))
@@ -242,3 +271,11 @@ def test_the_shipped_model_carries_this_packages_code():
     shipped = {file.name: file.read_bytes() for file in YAN_E2E.glob("*_yan.py")}
     assert shipped.keys() == package.keys()
     assert [name for name, text in package.items() if shipped[name] != text] == []
+
+
+def test_the_shipped_model_is_small_on_disk_and_computes_in_float32():
+    with safe_open(YAN_E2E / "model.safetensors", "pt") as stored:
+        assert {stored.get_slice(name).get_dtype() for name in stored.keys()} == {"BF16"}  # noqa: SIM118
+    model = AutoModelForSeq2SeqLM.from_pretrained(YAN_E2E)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert AutoModelForSeq2SeqLM.from_pretrained(YAN_E2E, dtype=torch.bfloat16).dtype == torch.bfloat16

@@ -16,6 +16,7 @@ from transformers import HfArgumentParser, PreTrainedModel, PreTrainedTokenizerB
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.canvas_yan import text_room
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import (
     check_config_file,
     read_config,
@@ -210,9 +211,13 @@ def parse_arguments(parser: HfArgumentParser, *, use_defaults: bool = False) -> 
     """
     # A shortened name would be taken for another flag than is meant, or for none.
     parser.allow_abbrev = False
+    parser.formatter_class, parser.usage = ScriptHelp, "%(prog)s [RECIPE.yaml] [--option VALUE ...]"
     recipe, arguments = read_command_line(parser, use_defaults)
     known = {name: str(value) for name, value in recipe.items()} | given_flags(parser, arguments)
-    if "help" not in known:
+    if "help" in known:
+        # As they are here, which is not always what the dataclasses say.
+        parser.set_defaults(**recipe | (dict.fromkeys(BUDGETS) if use_defaults else {}))
+    else:
         arguments = arguments + precision_flags(parser, known)
     parsed = parser.parse_args_into_dataclasses(args=as_flags(recipe) + arguments)
     for group in parsed:

@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from modeling_yan.common.adapters import adapter_base, with_adapter
 from modeling_yan.common.files import whole_folder
 
 # One of these is in every folder of a model, and of a tokenizer.
@@ -49,13 +50,17 @@ def readable(name: str | Path) -> Iterator[None]:
         raise ValueError(f"{name} cannot be read: {error}") from error
 
 
+def has_file(folder: str | Path, *wanted: str) -> bool:
+    """Whether a folder has a file of one of these patterns."""
+    return any(file for pattern in wanted for file in Path(folder).glob(pattern))
+
+
 def check_folder(name: str | Path, *wanted: str) -> None:
     """
     Raises:
         ValueError: for a folder that has no file of these patterns, such as one that a failed run left empty.
     """
-    folder = Path(name)
-    if folder.is_dir() and not any(file for pattern in wanted for file in folder.glob(pattern)):
+    if Path(name).is_dir() and not has_file(name, *wanted):
         raise ValueError(
             f"{name} is a folder without {wanted[0]}: what was to be saved there is not; see whether the run before "
             "ended well"
@@ -83,21 +88,57 @@ def check_config_file(name: str | Path, model_class: type | None = None) -> None
         raise ValueError(f"{name} holds a model of type {found!r}; {model_class.__name__} is of {wanted.model_type!r}")
 
 
+@contextlib.contextmanager
+def readable_base(name: str | Path, base: str) -> Iterator[None]:
+    """
+    Around what reads the model that an adapter belongs to.
+
+    Raises:
+        ValueError, OSError: naming both.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        kind = ValueError if isinstance(error, ValueError) else OSError
+        raise kind(
+            f"{name} is an adapter of {base}, and {error}; bring the model there, or name it as "
+            f"base_model_name_or_path in {name}/adapter_config.json"
+        ) from error
+
+
+def base_of(name: str | Path) -> str | None:
+    """
+    The model of a folder or Hub name that holds an adapter alone; None for a model.
+
+    Raises:
+        ValueError: for a folder without a model, and for an adapter that names none.
+    """
+    check_folder(name, *MODEL_FILES)
+    with readable(name):
+        return adapter_base(name)
+
+
 def read_config(name: str | Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """
-    The config of a folder or Hub name.
+    The config of a folder or Hub name; of an adapter, that of its model.
 
     Raises:
         ValueError: if it cannot be read, or only by running code that comes with it.
         OSError: if there is none.
     """
     check_config_file(name)
-    with readable(name):
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    base = base_of(name)
+    with contextlib.nullcontext() if base is None else readable_base(name, base), readable(base or name):
+        return AutoConfig.from_pretrained(base or name, trust_remote_code=trust_remote_code)
 
 
 def read_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """As `read_config`, the tokenizer."""
+    """As `read_config`, the tokenizer; of a folder with an adapter and no tokenizer, that of its model."""
+    if (Path(name) / "adapter_config.json").is_file() and not has_file(name, *TOKENIZER_FILES):
+        base = base_of(name)
+        if base is not None:
+            with readable_base(name, base):
+                return read_tokenizer(base, trust_remote_code=trust_remote_code)
     check_folder(name, *TOKENIZER_FILES)
     with readable(name):
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -144,11 +185,11 @@ def refuse_gaps(name: str | Path, missing: list[str], model: PreTrainedModel) ->
 
 def read_model(model_class: type, name: str | Path, *, trust_remote_code: bool = False, **options) -> PreTrainedModel:
     """
-    A model, in evaluation mode, whose weights are all there.
+    A model, in evaluation mode, whose weights are all there. An adapter is merged into the model that it belongs to.
 
     Args:
         model_class: an Auto class, or a class of this package.
-        name: folder or Hub name.
+        name: folder or Hub name, of a model or of an adapter.
         trust_remote_code: whether code that comes with it may run. Models of this package need none.
         **options: of `from_pretrained`.
 
@@ -156,8 +197,13 @@ def read_model(model_class: type, name: str | Path, *, trust_remote_code: bool =
         ValueError: if a file cannot be read, only by running code that comes with it, or lacks weights.
         OSError: if there is no such model.
     """
-    model, missing = read_model_and_gaps(model_class, name, trust_remote_code=trust_remote_code, **options)
-    refuse_gaps(name, missing, model)
+    base = base_of(name)
+    with contextlib.nullcontext() if base is None else readable_base(name, base):
+        model, missing = read_model_and_gaps(model_class, base or name, trust_remote_code=trust_remote_code, **options)
+        refuse_gaps(base or name, missing, model)
+    if base is not None:
+        with readable(name):
+            model = with_adapter(model, name)
     return model.eval()
 
 

@@ -51,6 +51,12 @@ class PairArguments:
         metadata={"help": "Share of the training rows that is held out where there are no validation rows; 0: none."},
     )
 
+    @property
+    def name(self) -> str:
+        """What others may know the data by: a Hub name, or of files and folders the last part."""
+        given = self.train_file or self.dataset_name
+        return Path(given).name if Path(given).exists() else given
+
 
 def check_pair_arguments(arguments: PairArguments) -> None:
     """

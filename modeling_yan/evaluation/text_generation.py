@@ -1,5 +1,7 @@
 """Writes the answers of any seq2seq or causal model to a list of sources, batched."""
 
+import copy
+import inspect
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -68,6 +70,25 @@ def check_room(
         )
 
 
+def able_to_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer, or where it has no padding token (GPT-2's) a copy that pads with its end token, which masks hide.
+
+    Raises:
+        ValueError: if it has neither.
+    """
+    if tokenizer.pad_token_id is not None:
+        return tokenizer
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path} has neither a padding nor an end token; give it one "
+            "(tokenizer.pad_token = …) and save it"
+        )
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 def iterate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -92,10 +113,13 @@ def iterate_answers(
         **generate_kwargs: handed to `generate()`.
 
     Raises:
-        ValueError: if sources and answers are too long for the model, or the tokenizer is another model's.
+        ValueError: if sources and answers are too long for the model, or the tokenizer is another model's or cannot
+            pad.
     """
     check_room(model, tokenizer, sources, max_source_length, generate_kwargs.get("max_new_tokens") or 0)
-    side = "right" if is_seq2seq(model) else "left"
+    side, tokenizer = "right" if is_seq2seq(model) else "left", able_to_pad(tokenizer)
+    # A tokenizer of no model's own class makes them for every model, and most models refuse what they do not know.
+    takes_types = model.config.model_type == "yan" or "token_type_ids" in inspect.signature(model.forward).parameters
     starts = range(0, len(sources), batch_size)
     for start in tqdm(starts, desc=progress, disable=progress is None):
         batch = tokenizer(
@@ -106,6 +130,8 @@ def iterate_answers(
             max_length=max_source_length,
             padding_side=side,
         ).to(model.device)
+        if not takes_types:
+            batch.pop("token_type_ids", None)
         if target_lengths is not None:
             generate_kwargs["target_lengths"] = torch.tensor(target_lengths[start : start + batch_size])
         with torch.no_grad():

@@ -4,13 +4,13 @@ Interrupted writing resumes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+from transformers import HfArgumentParser, PreTrainedTokenizerBase, Seq2SeqTrainingArguments
 
 from modeling_yan.common.arguments import ModelArguments, parse_arguments
 from modeling_yan.common.hub import read_tokenizer
@@ -23,6 +23,15 @@ from modeling_yan.training.flow import FlowDataArguments, check_flow_arguments, 
 
 # Answers so far, hidden: whoever loads the folder as a data set would take them for the whole.
 ANSWERS = ".answers.jsonl"
+DESCRIPTION = """
+Writes a teacher's answers as a data set, one for each distinct source, and trains a model on them. Interrupted writing
+resumes.
+
+    %(prog)s --teacher DIR --distilled_dir DIR --train_file my.csv --source_column question --target_column answer
+
+What is not given is a recipe's, or else that of configuration/training/default.yaml. From --output_dir on, options are
+those of transformers' Seq2SeqTrainingArguments.
+"""
 
 
 @dataclass
@@ -64,6 +73,14 @@ def read_answers(path: Path, sources: list[str]) -> int:
     return len(lines)
 
 
+def lengths_for_teacher(
+    tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], targets: Sequence[str]
+) -> tuple[int, int]:
+    """The longest source and the longest target, with a token to end it, in the teacher's tokens."""
+    longest = [max(map(len, tokenizer(list(texts), verbose=False)["input_ids"])) for texts in (sources, targets)]
+    return longest[0], longest[1] + 1
+
+
 def write_answers(
     arguments: DistillationArguments,
     sources: list[str],
@@ -71,12 +88,16 @@ def write_answers(
     path: Path,
     device: torch.device,
     trust_remote_code: bool = False,
+    lengths: tuple[int | None, int | None] = (None, None),
+    targets: Sequence[str] | None = None,
 ) -> None:
     """
     Appends the teacher's answers, computed on `device`, to a file of JSON lines, going on where it ends.
 
     Args:
         trust_remote_code: whether code that comes with the teacher may run.
+        lengths: tokens of a source and of an answer, instead of the task's.
+        targets: texts that are as long as answers get, where the task says nothing of lengths.
     """
     rest = sources[read_answers(path, sources) :]
     if not rest:
@@ -84,6 +105,9 @@ def write_answers(
     teacher = load_text_model(arguments.teacher, trust_remote_code=trust_remote_code).to(device)
     tokenizer = read_tokenizer(arguments.teacher, trust_remote_code=trust_remote_code)
     set_truncation_side(tokenizer, task.truncation_side)
+    if targets is not None:
+        task = task.with_lengths(*lengths_for_teacher(tokenizer, rest, targets))
+    task = task.with_lengths(*lengths)
     answers = iterate_answers(
         teacher,
         tokenizer,
@@ -111,6 +135,8 @@ def write_distilled_data(
     seed: int,
     device: torch.device,
     trust_remote_code: bool = False,
+    lengths: tuple[int | None, int | None] = (None, None),
+    fits_lengths: bool = False,
 ) -> int:
     """
     Makes `distilled_dir` a data set for the task `pairs`: the teacher's answers are the targets to train on, and the
@@ -121,6 +147,8 @@ def write_distilled_data(
         seed: of made-up sources.
         device: of the teacher.
         trust_remote_code: whether code that comes with the teacher may run.
+        lengths: tokens of a source and of an answer, instead of the task's.
+        fits_lengths: whether other lengths than these are the texts' own, in the teacher's tokens.
 
     Returns:
         The number of answers that are not empty.
@@ -137,7 +165,8 @@ def write_distilled_data(
     for make, count in ((drop_fields, arguments.extra_sources), (cross_fields, arguments.crossed_sources)):
         if count:
             sources += make(given, count, arguments.field_separator, seed, held_out | set(sources))
-    write_answers(arguments, sources, task, folder / ANSWERS, device, trust_remote_code)
+    targets = train["target"] if fits_lengths else None
+    write_answers(arguments, sources, task, folder / ANSWERS, device, trust_remote_code, lengths, targets)
     rows = [json.loads(line) for line in (folder / ANSWERS).read_text(encoding="utf-8").splitlines()]
     known = {row["source"]: row["references"] for row in group_references(train)}
     rows = [{**row, "references": known.get(row["source"], [row["target"]])} for row in rows if row["target"]]
@@ -164,11 +193,13 @@ def distill(
             task, splits = load_pairs(data, seed=training.seed)
             count = write_distilled_data(
                 arguments,
-                task.with_lengths(data.max_source_length, data.max_target_length),
+                task,
                 splits,
                 seed=training.seed,
                 device=training.device,
                 trust_remote_code=model_arguments.trust_remote_code,
+                lengths=(data.max_source_length, data.max_target_length),
+                fits_lengths=data.task is None,
             )
             print(f"{count:,} answers of {arguments.teacher} in {arguments.distilled_dir}", flush=True)
     if not arguments.only_write:
@@ -185,5 +216,6 @@ def answers_as_data(data: FlowDataArguments, folder: str) -> FlowDataArguments:
 
 def main() -> None:
     """`examples/run_distillation.py` and `yan distill`."""
-    parser = HfArgumentParser((DistillationArguments, ModelArguments, FlowDataArguments, Seq2SeqTrainingArguments))
+    kinds = (DistillationArguments, ModelArguments, FlowDataArguments, Seq2SeqTrainingArguments)
+    parser = HfArgumentParser(kinds, description=DESCRIPTION)
     distill(*parse_arguments(parser, use_defaults=True))

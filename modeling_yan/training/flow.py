@@ -68,6 +68,15 @@ MOST_POSITIONS = 1024
 # Answers are few where they are no more than this many, each of them in at least as many rows.
 FEW_ANSWERS, ROWS_PER_ANSWER = 64, 4
 
+DESCRIPTION = """
+Trains a model on source-target pairs, a new one or one that is there (--model_name_or_path), and scores it.
+
+    %(prog)s --train_file my.csv --source_column question --target_column answer
+
+What is not given is a recipe's, or else that of configuration/training/default.yaml. From --output_dir on, options are
+those of transformers' Seq2SeqTrainingArguments.
+"""
+
 
 def say(line: str) -> None:
     """Prints a line, once for all processes."""
@@ -421,12 +430,13 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
     held_out = "".join(f", {len(rows):,} {name} sources" for name, rows in loaded.held_out.items())
     lengths = f"up to {loaded.task.max_source_length} tokens read and {loaded.task.max_target_length} written"
     say(f"{model.num_parameters():,} parameters, {len(loaded.train):,} training pairs{held_out}; {lengths}")
+    trainer.data_name = data.name
     report = run_training(trainer, training_flops=model_arguments.training_flops, resume=resume)
     if trainer.is_world_process_zero():
         remove_states(training.output_dir)
     report |= {"train_rows": len(loaded.train), "last_terms": trainer.last_terms()}
     seen = evaluation_rows({"validation": loaded.texts}, SCORED_TRAINING_ROWS)["validation"]
-    report |= score_splits(
+    trainer.scores = score_splits(
         trainer.model,
         loaded.tokenizer,
         {"train": seen, **loaded.held_out},
@@ -434,6 +444,7 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
         batch_size=training.per_device_eval_batch_size,
         seed=training.seed,
     )
+    report |= trainer.scores
     if data.plots and trainer.is_world_process_zero():
         report["latents"] = draw_plots(trainer, loaded)
     report = with_earlier_stages(report, model_arguments.model_name_or_path)
@@ -446,5 +457,5 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
 
 def main() -> None:
     """`examples/run_flow.py` and `yan train`."""
-    parser = HfArgumentParser((ModelArguments, FlowDataArguments, Seq2SeqTrainingArguments))
+    parser = HfArgumentParser((ModelArguments, FlowDataArguments, Seq2SeqTrainingArguments), description=DESCRIPTION)
     train_flow(*parse_arguments(parser, use_defaults=True))

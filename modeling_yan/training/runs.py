@@ -11,6 +11,7 @@ from modeling_yan.common.arguments import ModelArguments, check_model_arguments
 from modeling_yan.common.reports import machine, write_report
 from modeling_yan.training.budget import apply_budget, planned_updates, rows_per_update, seconds_per_update
 from modeling_yan.training.checkpoints import check_writable, resolve_resume
+from modeling_yan.training.trainer import YanTrainerMixin
 
 
 def prepare_run(training: TrainingArguments, model_arguments: ModelArguments | None = None) -> str | None:
@@ -93,7 +94,12 @@ def run_training(trainer: Trainer, *, training_flops: float | None = None, resum
 
 
 def finish_run(trainer: Trainer, report: dict) -> None:
-    """Writes `report.json` beside the model and prints it, once for all processes."""
+    """
+    Writes `report.json` and, where nobody wrote one by hand, the model card beside the model, and prints the report,
+    once for all processes.
+    """
     if trainer.is_world_process_zero():
+        if isinstance(trainer, YanTrainerMixin) and trainer.writes_card:
+            trainer.create_model_card()
         write_report(report, Path(trainer.args.output_dir) / "report.json")
         print(json.dumps(report, indent=2))

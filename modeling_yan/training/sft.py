@@ -60,9 +60,6 @@ class YanSFTTrainer(YanTrainerMixin, _PlainLoss):
         ValueError: for an SFTConfig with packing.
     """
 
-    # TRL writes a card of its own, with other arguments, at every checkpoint.
-    create_model_card = SFTTrainer.create_model_card
-
     def __init__(self, model, args=None, *, processing_class: PreTrainedTokenizerBase, data_collator=None, **kwargs):
         if args is not None and args.packing:
             raise ValueError("packing=True joins rows end to end; YAN reads and writes each row by itself")
@@ -73,6 +70,10 @@ class YanSFTTrainer(YanTrainerMixin, _PlainLoss):
             data_collator=data_collator or DataCollatorForSeq2Seq(processing_class),
             **kwargs,
         )
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None, **kwargs) -> None:
+        """With TRL's arguments, who calls it at every checkpoint, or Trainer's."""
+        super().create_model_card(model_name=model_name, dataset=dataset_name, tags=tags, **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         def tokenize(example: dict) -> dict:

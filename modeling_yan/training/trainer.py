@@ -1,5 +1,6 @@
 """The stock trainers with every loss term in their logs and, optionally, an average of the weights."""
 
+import inspect
 import logging
 import shutil
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
@@ -15,6 +17,7 @@ from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 from modeling_yan.common.arguments import check_embedding_rate
 from modeling_yan.encoder_yan import YanHostedEncoder
 from modeling_yan.losses_yan import LOSS_TERMS
+from modeling_yan.training.card import may_write_card, write_card
 from modeling_yan.training.checkpoints import last_complete_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -111,6 +114,11 @@ class YanTrainerMixin:
         encoder_learning_rate: of a pretrained encoder with its embeddings, in the same way. What has been learned
             before moves less than what begins.
 
+    Attributes:
+        data_name: what the model card calls the training data.
+        writes_card: whether no README.md of somebody's own stood in the output folder when the trainer was made.
+        scores: name of a split -> scores, for the model card; `score_splits` makes them.
+
     Raises:
         ValueError: for a learning rate of embeddings that come with a pretrained encoder, and for Trainer's
             `label_smoothing_factor`, which smooths next-token logits that YAN does not have.
@@ -125,8 +133,11 @@ class YanTrainerMixin:
     ):
         self.embedding_learning_rate = embedding_learning_rate
         self.encoder_learning_rate = encoder_learning_rate
+        self.data_name: str | None = None
+        self.scores: dict[str, dict] = {}
         self.forget_logs()
         super().__init__(*args, **kwargs)
+        self.writes_card = may_write_card(self.args.output_dir)
         self.add_callback(RankSeedCallback())
         self._check_arguments()
 
@@ -223,6 +234,14 @@ class YanTrainerMixin:
             f"it. Lower learning_rate or max_grad_norm, or use bf16 instead of fp16; the last checkpoint is {last}"
         )
 
+    def save_model(self, output_dir: str | None = None, **kwargs) -> None:
+        """As in Trainer; with an adapter go the generation options that were set for it, which PEFT leaves out."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self.args.should_save and isinstance(model, PeftModel):
+            # Before the rest, which may be pushed as soon as it is written.
+            model.get_base_model().generation_config.save_pretrained(output_dir or self.args.output_dir)
+        super().save_model(output_dir, **kwargs)
+
     def _save_checkpoint(self, model, trial):
         """As in Trainer; what could not be written to its end is removed, and the error says where to go on from."""
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
@@ -266,12 +285,18 @@ class YanTrainerMixin:
         return {n: value for n, value in last.items() if n in LOSS_TERMS or n.startswith("expert_usage_")}
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """As in Trainer; names the model that training started from, where there was one."""
+        """
+        As in Trainer, which calls it when it pushes, with the same arguments; the card says what the model is and how
+        it was trained (`write_card`), and names the model that training started from, where there was one.
+        """
+        if not self.is_world_process_zero():
+            return
+        given = inspect.signature(Trainer.create_model_card).bind(self, *args, **kwargs).arguments
+        del given["self"]
         started_from = getattr(self.accelerator.unwrap_model(self.model).config, "name_or_path", None)
         if started_from and Path(started_from) != Path(self.args.output_dir):
-            kwargs.setdefault("finetuned_from", started_from)
-        kwargs.setdefault("tags", ["yan", "flow-matching"])
-        super().create_model_card(*args, **kwargs)
+            given.setdefault("finetuned_from", started_from)
+        write_card(self, **given)
 
     def _average(self) -> EMACallback | None:
         return next((c for c in self.callback_handler.callbacks if isinstance(c, EMACallback) and c.average), None)

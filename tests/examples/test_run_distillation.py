@@ -2,7 +2,21 @@
 
 import json
 
+import pytest
+import torch
 from datasets import Dataset, load_dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from modeling_yan.training.distillation import lengths_for_teacher
 
 from ..helpers import ON_CPU, copies, ran, refused
 
@@ -61,3 +75,70 @@ def test_answers_that_are_not_finished_are_no_data_set(workspace, teacher, monke
         "train.parquet",
         "validation.parquet",
     ]
+
+
+# Teachers from elsewhere
+
+ROWS = [{"question": f"which number follows {i}", "answer": f"after {i} comes {i + 1}"} for i in range(24)]
+SMALL = "{hidden_size: 16, num_attention_heads: 2, intermediate_size: 24, encoder_layers: 1, flow_layers: 1}"
+
+
+def foreign_tokenizer(**special_tokens: str) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of no model's class, which makes token types, too."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet, known = pre_tokenizers.ByteLevel.alphabet(), list(dict.fromkeys(special_tokens.values()))
+    trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, special_tokens=known)
+    tokenizer.train_from_iterator([text for row in ROWS for text in row.values()], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special_tokens)
+
+
+def foreign_teacher(kind: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """GPT-2 without a padding token, as it was published, or BART; untrained."""
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        tokenizer = foreign_tokenizer(bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+        return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes, **ids)), tokenizer
+    tokenizer = foreign_tokenizer(bos_token="<s>", pad_token="<pad>", eos_token="</s>")
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 64}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    return BartForConditionalGeneration(BartConfig(vocab_size=len(tokenizer), **sizes, **heads)), tokenizer
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bart"])
+def test_a_teacher_from_elsewhere_with_its_own_tokenizer_is_distilled_in_one_command(tmp_path, kind):
+    model, tokenizer = foreign_teacher(kind)
+    # Untrained, it may stop at once.
+    model.generation_config.min_new_tokens = 4
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
+    Dataset.from_list(ROWS).to_csv(tmp_path / "my.csv")
+    options = {"teacher": "teacher", "distilled_dir": "answers", "output_dir": "yan", "teacher_batch_size": 5}
+    columns = {"train_file": "my.csv", "source_column": "question", "target_column": "answer"}
+    ran(SCRIPT, cwd=tmp_path, config_overrides=SMALL, max_steps=2, **options, **columns, **ON_CPU)
+    answers = [json.loads(line) for line in (tmp_path / "answers" / ".answers.jsonl").read_text().splitlines()]
+    assert {row["source"] for row in answers} < {row["question"] for row in ROWS}
+    assert any(row["target"] for row in answers)
+    teachers, own = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("teacher", "yan"))
+    assert own.get_vocab() != teachers.get_vocab()
+    report = json.loads((tmp_path / "yan" / "report.json").read_text())
+    assert (report["updates"], report["train_rows"]) == (2, len([row for row in answers if row["target"]]))
+
+
+def test_lengths_of_columns_are_the_texts_own_in_the_teachers_tokens():
+    tokenizer = foreign_tokenizer(eos_token="</s>")
+    sources, targets = ([row[name] for row in ROWS] for name in ("question", "answer"))
+    longest = [max(len(tokenizer(text)["input_ids"]) for text in texts) for texts in (sources, targets)]
+    assert lengths_for_teacher(tokenizer, sources, targets) == (longest[0], longest[1] + 1)
+
+
+def test_a_teachers_tokenizer_that_can_neither_pad_nor_end_is_refused(tmp_path):
+    model, tokenizer = foreign_teacher("gpt2")[0], foreign_tokenizer(bos_token="<|endoftext|>")
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
+    Dataset.from_list(ROWS).to_csv(tmp_path / "my.csv")
+    options = {"teacher": "teacher", "distilled_dir": "answers", "output_dir": "yan"}
+    columns = {"train_file": "my.csv", "source_column": "question", "target_column": "answer"}
+    assert "neither a padding nor an end token" in refused(SCRIPT, cwd=tmp_path, **options, **columns, **ON_CPU)

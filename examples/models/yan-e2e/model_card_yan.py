@@ -28,15 +28,23 @@ USES = {
 DEFAULT_USE = ("encodes texts", 'pipeline("feature-extraction", model="{name}", trust_remote_code=True)("a text")')
 
 
-def model_card(model: torch.nn.Module, name: str, training: str = "") -> str:
+# Model card of an adapter: code that loads it with the model it belongs to.
+ADAPTER_USE = 'AutoPeftModelForSeq2SeqLM.from_pretrained("{name}", trust_remote_code=True)'
+
+
+def model_card(model: torch.nn.Module, name: str, training: str = "", *, adapter_of: str | None = None) -> str:
     """
     Args:
         model: of any of YAN's classes.
         name: of the folder or repository.
         training: a section on how it was trained, as Markdown.
+        adapter_of: name of the model that an adapter, which is what the folder holds, belongs to; None for a model.
     """
     config = model.config
     what, code = USES.get(type(model).__name__, DEFAULT_USE)
+    subject, library = "A YAN", "transformers"
+    if adapter_of is not None:
+        subject, library, code = f"An adapter (PEFT) of {adapter_of}, a YAN", "peft", ADAPTER_USE
     encoder = (
         f"{config.encoder_mixer} encoder"
         if config.encoder_config is None
@@ -52,7 +60,7 @@ def model_card(model: torch.nn.Module, name: str, training: str = "") -> str:
         sizes += [f"{config.flow_layers} flow layers with {config.num_experts} experts", f"canvas of {canvas}"]
     imports = code.split("(", 1)[0].split(".", 1)[0]
     return f"""---
-library_name: transformers
+library_name: {library}
 tags:
 - yan
 - flow-matching
@@ -61,13 +69,13 @@ tags:
 
 # {name}
 
-A YAN ([mixture-of-experts flow matching for language](https://arxiv.org/abs/2604.15009)) that {what}.
+{subject} ([mixture-of-experts flow matching for language](https://arxiv.org/abs/2604.15009)) that {what}.
 
 - {sum(p.numel() for p in model.parameters()):,} parameters: {", ".join(sizes)}
 - vocabulary of {config.vocab_size:,} tokens, texts of up to {config.max_position_embeddings} positions
 
 ```python
-from transformers import {imports}
+from {library} import {imports}
 
 {code.format(name=name)}
 ```
