@@ -89,7 +89,7 @@ def test_it_takes_what_trainers_own_takes(tokenizer, tmp_path):
 def test_an_adapters_card_names_peft_and_its_base(tokenizer, tmp_path):
     tiny_model(vocab_size=300).save_pretrained(tmp_path / "base")
     base = type(tiny_model()).from_pretrained(tmp_path / "base")
-    trainer = trained(tokenizer, tmp_path / "lora", get_peft_model(base, lora_config(2)))
+    trainer = trained(tokenizer, tmp_path / "lora", get_peft_model(base, lora_config(base, 2)))
     trainer.save_model()
     trainer.create_model_card()
     card = ModelCard.load(tmp_path / "lora" / "README.md")
