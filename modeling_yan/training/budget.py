@@ -16,7 +16,7 @@ from modeling_yan.common.reports import read_report
 SORTED_TOGETHER = 50
 # What is trained where nothing says how long: as many updates as a small set needs, whose answers are a few labels or
 # texts of their own, and as many epochs as a large one.
-UPDATES_FOR_LABELS, UPDATES_FOR_TEXTS, FEWEST_EPOCHS = 200, 600, 5
+UPDATES_FOR_LABELS, UPDATES_FOR_TEXTS, FEWEST_EPOCHS = 200, 1200, 5
 
 
 def rows_per_update(training: TrainingArguments) -> int:
@@ -26,8 +26,8 @@ def rows_per_update(training: TrainingArguments) -> int:
 
 def default_updates(rows: int, training: TrainingArguments, *, labels: bool) -> int:
     """
-    Updates for a number of training rows: 200 where the answers are a few labels, else 600; five epochs where these are
-    more.
+    Updates for a number of training rows: 200 where the answers are a few labels, else 1,200; five epochs where these
+    are more.
     """
     fewest = UPDATES_FOR_LABELS if labels else UPDATES_FOR_TEXTS
     return max(fewest, math.ceil(FEWEST_EPOCHS * rows / rows_per_update(training)))
