@@ -5,6 +5,7 @@ The console command, over the same code as the scripts in `examples/`.
     yan train flow_labels.yaml --dataset_name DATA
     yan distill --teacher DIR --distilled_dir DIR --train_file my.csv --source_column question --target_column answer
     yan generate --model outputs/yan "a text of your own"
+    yan export --model outputs/yan --output_dir outputs/onnx
 """
 
 import argparse
@@ -24,6 +25,7 @@ COMMANDS = {
     "train": ("modeling_yan.training.flow", "main", "train a model on source-target pairs"),
     "distill": ("modeling_yan.training.distillation", "main", "train a model on the answers of a teacher"),
     "generate": ("modeling_yan.cli", "generate", "answer texts"),
+    "export": ("modeling_yan.serving.export", "main", "write a model as graphs for ONNX Runtime"),
 }
 
 

@@ -327,7 +327,7 @@ class YanGenerationOptionsMixin(GenerationMixin):
                     f"{self.config.canvas_ratio}: any position may be a blank. Leave it out; target_lengths makes "
                     "canvases longer"
                 )
-        if options.length_mode == "predicted" and self.length_head is None:
+        if options.length_mode == "predicted" and not self.config.length_head:
             raise ValueError(
                 "length_mode='predicted' needs a length head, this model has none (config.length_head=False); "
                 "use length_mode='canvas' or pass target_lengths"
