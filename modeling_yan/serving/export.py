@@ -69,7 +69,7 @@ class CanvasGraph(nn.Module):
         self.register_buffer("time_grid", time_grid(steps, shift=time_shift), persistent=False)
 
     def forward(self, x_0, uniform, argmax_experts, states, attention_mask, canvas_mask, token_bias):
-        condition = self.model.canvas_condition(x_0, states, attention_mask, canvas_mask)
+        condition = self.model.canvas_condition(x_0.shape[1], states, attention_mask, canvas_mask)
 
         def choose(gate: torch.Tensor) -> torch.Tensor:
             return torch.where(argmax_experts, gate.argmax(-1), sample_categorical(gate.exp(), uniform=uniform))
@@ -85,11 +85,12 @@ class CanvasGraph(nn.Module):
 
 def fused_attention(module, query, key, value, attention_mask, scaling: float, **kwargs) -> tuple[torch.Tensor, None]:
     """ONNX Runtime's attention over (B, heads, L, head size), with the mask (B, L) of the keys as it is."""
+    heads = query.shape[1]
     query, key, value = (states.transpose(1, 2).flatten(2) for states in (query, key, value))
     attended = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
         [query, key, value, None, attention_mask],
-        {"num_heads": query.shape[-1] // module.head_dim, "scale": float(scaling)},
+        {"num_heads": heads, "scale": float(scaling)},
         dtype=query.dtype,
         shape=query.shape,
         version=1,
@@ -105,19 +106,21 @@ def key_mask(attention_mask: torch.Tensor | None = None, **kwargs) -> torch.Tens
 @contextlib.contextmanager
 def attention_of(model: YanForConditionalGeneration, format_: str) -> Iterator[None]:
     """The model with attention that its graphs can hold; a hosted encoder keeps its own."""
-    config, before = model.config, model.config._attn_implementation
-    hosted = config.encoder_config
-    if hosted is not None and hosted.model_type == "t5":
-        # The reshape after its fused attention has no ONNX form.
-        model.get_encoder().backbone.set_attn_implementation("eager")
+    config, hosted = model.config, model.config.encoder_config
+    before, of_hosted = config._attn_implementation, None if hosted is None else hosted._attn_implementation
     ALL_ATTENTION_FUNCTIONS.register(FUSED_ATTENTION, fused_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(FUSED_ATTENTION, key_mask)
     if format_ == "onnx":
         config._attn_implementation = FUSED_ATTENTION
+    if hosted is not None:
+        # The reshape after T5's fused attention has no ONNX form.
+        hosted._attn_implementation = "eager" if hosted.model_type == "t5" else of_hosted
     try:
         yield
     finally:
         config._attn_implementation = before
+        if hosted is not None:
+            hosted._attn_implementation = of_hosted
 
 
 def example_inputs(model: YanForConditionalGeneration, rows: int, source: int, canvas: int, seed: int = 0) -> dict:
