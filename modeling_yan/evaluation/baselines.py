@@ -43,6 +43,7 @@ class WritingSystem:
             of a system that writes from left to right.
         beams, threads: what the system decodes with; a cell compares systems that have the same.
         is_right_in_any_dtype: whether `is_right` allows for rounding; if not, it is to be asked in float32 (`check`).
+        compiled: whether it computes outside of eager torch, where its work cannot be counted.
         evaluations: passes through the network (its decoder, where it has one) for so many tokens.
         largest_check: longest answer that `is_right` can check in reasonable time; None for any.
     """
@@ -169,11 +170,20 @@ def of_equal_size(
     return made.to(like.dtype).eval()
 
 
-def yan_system(model, steps: int, *, compiled: bool = False, seed: int = 0) -> WritingSystem:
-    """YAN at a number of steps; its encoder, length head, candidate scores and draws are all part of the call."""
+def yan_system(
+    model, steps: int, *, compiled: bool = False, seed: int = 0, runtime: object = None, runtime_name: str = ""
+) -> WritingSystem:
+    """
+    YAN at a number of steps; its encoder, length head, candidate scores and draws are all part of the call.
+
+    Args:
+        runtime: has the model's `generate()` and writes in its place; the model checks it.
+        runtime_name: of that, for tables.
+    """
+    writer = model if runtime is None else runtime
 
     def write(source: torch.LongTensor, length: int) -> torch.LongTensor:
-        return model.generate(
+        return writer.generate(
             source,
             target_lengths=length,
             max_new_tokens=length,
@@ -190,8 +200,10 @@ def yan_system(model, steps: int, *, compiled: bool = False, seed: int = 0) -> W
     def is_right(source: torch.LongTensor, answers: torch.LongTensor) -> bool:
         return bool((plain(source, answers.shape[1]) == answers).all())
 
-    name = f"YAN, {steps} step{'s' * (steps > 1)}{', compiled' * compiled}"
-    return WritingSystem(name, model, write, is_right, lambda length: steps, compiled=compiled, plain=plain)
+    kind = ", compiled" if compiled else f", {runtime_name}" if runtime is not None else ""
+    name = f"YAN, {steps} step{'s' * (steps > 1)}{kind}"
+    outside = compiled or runtime is not None
+    return WritingSystem(name, model, write, is_right, lambda length: steps, compiled=outside, plain=plain)
 
 
 @torch.no_grad()

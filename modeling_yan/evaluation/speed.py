@@ -31,10 +31,14 @@ class System:
     tokens: list[int] = field(default_factory=list)
 
     def summary(self) -> dict:
-        """Median and quartiles of latency per call in milliseconds, and tokens per second over all calls."""
+        """Median, quartiles and least of latency per call in milliseconds, and tokens per second over all calls."""
         low, median, high = statistics.quantiles(self.seconds, n=4) if len(self.seconds) > 1 else self.seconds * 3
         return {
-            "latency_ms": {"median": 1e3 * median, "quartiles": [1e3 * low, 1e3 * high]},
+            "latency_ms": {
+                "median": 1e3 * median,
+                "quartiles": [1e3 * low, 1e3 * high],
+                "fastest": 1e3 * min(self.seconds),
+            },
             "tokens_per_second": sum(self.tokens) / sum(self.seconds),
             "calls": len(self.seconds),
             "tokens": sum(self.tokens),
