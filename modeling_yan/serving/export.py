@@ -31,6 +31,7 @@ from modeling_yan.common.arguments import run_script
 from modeling_yan.common.files import check_destination, whole_folder
 from modeling_yan.common.hub import check_config_file, read_model, read_tokenizer
 from modeling_yan.flow_matching_yan import sample_categorical, time_grid
+from modeling_yan.mixers_yan import WHOLE_HEADS
 from modeling_yan.selective_scan_yan import EXPORTED_LENGTH
 from modeling_yan.serving.graph_folder import (
     ENCODER,
@@ -43,7 +44,6 @@ from modeling_yan.serving.graph_folder import (
 
 # A protobuf holds no more; weights beyond it lie in a file beside the graph.
 LARGEST_FILE = 2**31 - 2**24
-FUSED_ATTENTION = "onnxruntime"
 
 
 class EncoderGraph(nn.Module):
@@ -84,13 +84,11 @@ class CanvasGraph(nn.Module):
 
 
 def fused_attention(module, query, key, value, attention_mask, scaling: float, **kwargs) -> tuple[torch.Tensor, None]:
-    """ONNX Runtime's attention over (B, heads, L, head size), with the mask (B, L) of the keys as it is."""
-    heads = query.shape[1]
-    query, key, value = (states.transpose(1, 2).flatten(2) for states in (query, key, value))
+    """ONNX Runtime's attention over states (B, L, d), with the mask (B, L) of the keys as it is."""
     attended = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
         [query, key, value, None, attention_mask],
-        {"num_heads": heads, "scale": float(scaling)},
+        {"num_heads": query.shape[-1] // module.head_dim, "scale": float(scaling)},
         dtype=query.dtype,
         shape=query.shape,
         version=1,
@@ -108,10 +106,10 @@ def attention_of(model: YanForConditionalGeneration, format_: str) -> Iterator[N
     """The model with attention that its graphs can hold; a hosted encoder keeps its own."""
     config, hosted = model.config, model.config.encoder_config
     before, of_hosted = config._attn_implementation, None if hosted is None else hosted._attn_implementation
-    ALL_ATTENTION_FUNCTIONS.register(FUSED_ATTENTION, fused_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(FUSED_ATTENTION, key_mask)
+    ALL_ATTENTION_FUNCTIONS.register(WHOLE_HEADS, fused_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(WHOLE_HEADS, key_mask)
     if format_ == "onnx":
-        config._attn_implementation = FUSED_ATTENTION
+        config._attn_implementation = WHOLE_HEADS
     if hosted is not None:
         # The reshape after T5's fused attention has no ONNX form.
         hosted._attn_implementation = "eager" if hosted.model_type == "t5" else of_hosted
@@ -194,6 +192,27 @@ def write_onnx(graph: nn.Module, inputs: dict, shapes: dict, outputs: list[str],
         )
     size = sum(parameter.numel() * parameter.element_size() for parameter in graph.parameters())
     program.save(path, external_data=size > LARGEST_FILE)
+    if size <= LARGEST_FILE:
+        fold_constants(path)
+
+
+def fold_constants(path: Path) -> None:
+    """What does not depend on inputs is computed here and not at every start: modulations, slices of weights."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    folded = path.with_suffix(".folded")
+    options.optimized_model_filepath = str(folded)
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    folded.replace(path)
+
+
+def quantize(path: Path) -> None:
+    """Weights of matrix products as int8, a scale for each output channel; activations are rounded as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(path, path, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
 
 
 def write_graph(graph: nn.Module, inputs: dict, shapes: dict, outputs: list[str], path: Path) -> Callable:
@@ -231,7 +250,11 @@ def check_exportable(model: YanForConditionalGeneration, steps: list[int]) -> No
 
 
 def export(
-    model: YanForConditionalGeneration, folder: Path, format_: str = "onnx", steps: list[int] | None = None
+    model: YanForConditionalGeneration,
+    folder: Path,
+    format_: str = "onnx",
+    steps: list[int] | None = None,
+    int8: bool = False,
 ) -> Manifest:
     """
     Writes the graphs of a model into a folder, each compared with the model on two other shapes first, with its config
@@ -240,16 +263,23 @@ def export(
     Args:
         format_: "onnx" or "pt2".
         steps: numbers of solver steps; one and the model's own by default. Solver and time shift are the model's own.
+        int8: whether weights of matrix products are rounded to int8, after the comparison; texts are then nearly the
+            model's.
     """
     options = model.generation_options().sampling
     steps = sorted({1, options.num_inference_steps} if steps is None else set(steps))
     check_exportable(model, steps)
+    if int8 and format_ != "onnx":
+        raise ValueError(f"--int8 is for --format onnx, not {format_}")
     model.eval()
     graphs = {ENCODER: EncoderGraph(model)}
     for number in steps:
         graphs[canvas_graph(number)] = CanvasGraph(model, number, options.solver, options.time_shift)
     for name, graph in graphs.items():
-        export_graph(name, graph.eval(), folder / f"{name}{SUFFIXES[format_]}")
+        path = folder / f"{name}{SUFFIXES[format_]}"
+        export_graph(name, graph.eval(), path)
+        if int8:
+            quantize(path)
     files = {path.name: file_digest(path) for name in graphs for path in sorted(folder.glob(f"{name}.*"))}
     manifest = Manifest(format_, steps, options.solver, options.time_shift, config_fingerprint(model.config), files)
     manifest.write(folder)
@@ -279,6 +309,7 @@ def main() -> None:
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
     parser.add_argument("--format", choices=sorted(SUFFIXES), default="onnx")
     parser.add_argument("--steps", type=int, nargs="+", help="a graph for each; 1 and the model's own by default")
+    parser.add_argument("--int8", action="store_true", help="round weights to int8: faster, nearly the same texts")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     check_destination(arguments.output_dir)
@@ -286,7 +317,7 @@ def main() -> None:
     tokenizer = read_tokenizer(arguments.model, trust_remote_code=arguments.trust_remote_code)
     model = read_model(YanForConditionalGeneration, arguments.model, dtype=torch.float32)
     with whole_folder(arguments.output_dir) as folder:
-        export(model, folder, arguments.format, arguments.steps)
+        export(model, folder, arguments.format, arguments.steps, arguments.int8)
         tokenizer.save_pretrained(folder)
     print(f"wrote {', '.join(sorted(p.name for p in arguments.output_dir.iterdir()))} to {arguments.output_dir}")
 

@@ -53,7 +53,7 @@ class YanOrtForConditionalGeneration(YanGenerationMixin):
         Args:
             folder: what `yan export` wrote.
             provider: one of ONNX Runtime's execution providers.
-            session_options: `onnxruntime.SessionOptions`; as many threads as torch has by default.
+            session_options: `onnxruntime.SessionOptions`; as many threads as torch has, which do not spin, by default.
 
         Raises:
             ImportError: without onnxruntime.
@@ -73,6 +73,8 @@ class YanOrtForConditionalGeneration(YanGenerationMixin):
         if session_options is None:
             session_options = onnxruntime.SessionOptions()
             session_options.intra_op_num_threads = torch.get_num_threads()
+            # Threads that wait for each other by spinning take the time of whatever else runs on their cores.
+            session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         names = [ENCODER, *map(canvas_graph, manifest.steps)]
         sessions = {
             name: onnxruntime.InferenceSession(folder / f"{name}.onnx", session_options, providers=[provider])
