@@ -340,7 +340,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
     def _write_rows(self, sources: Sources, options: GenerationOptions, on_draft=None) -> WrittenRows:
         """Steps 5 to 7 of `generate` for all rows, in groups of similar canvases."""
         longest = sources.lengths.amax(1)
-        if options.sampling.output_trajectory:
+        groups = [] if options.sampling.output_trajectory else group_by_bucket(longest)
+        if len(groups) < 2:
             return self._write_group(sources, options, on_draft)
         rows, device = len(longest), longest.device
         shape = (rows, options.num_return_sequences)
@@ -350,7 +351,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             lengths=torch.zeros(shape, dtype=torch.long, device=device),
             states=None,
         )
-        for chosen in group_by_bucket(longest):
+        for chosen in groups:
             part = self._write_group(sources.select(chosen), options, on_draft)
             written.ids[chosen, :, : part.ids.shape[-1]] = part.ids
             written.scores[chosen], written.lengths[chosen] = part.scores, part.lengths
@@ -379,6 +380,14 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
                 canvas_mask = length_mask(lengths, max(longest))
             ids, scores, states = self.write_canvas(
                 x_0, uniform, sources.states, sources.mask, canvas_mask, options.sampling, on_draft
+            )
+        if priors * num_lengths == 1:
+            shape = (batch_size, 1)
+            return WrittenRows(
+                ids=ids.view(*shape, -1),
+                scores=scores.view(shape),
+                lengths=lengths.view(shape),
+                states=states if options.sampling.output_trajectory else None,
             )
         first = torch.arange(batch_size * priors, device=device) * num_lengths
         best_length = scores.view(-1, num_lengths).argmax(-1) + first

@@ -239,7 +239,8 @@ class YanSamplingMixin:
             Ids (N, L), not yet cut, and mean log-probability (N,), both as `decode_latents` gives them; and the
             endpoint (N, L, d), or all states (steps + 1, N, L, d) with `output_trajectory`.
         """
-        condition = self.canvas_condition(x_0, source, source_mask, canvas_mask)
+        repeats = x_0.shape[0] // source.shape[0]
+        condition = self.canvas_condition(x_0.shape[1], source, source_mask, canvas_mask, repeats)
         states = self.solve(x_0, condition, uniform[0], options, on_draft)
         ids, scores = self.decode_latents(
             states[-1] if options.output_trajectory else states, canvas_mask, uniform[1], options
@@ -248,15 +249,18 @@ class YanSamplingMixin:
 
     def canvas_condition(
         self,
-        x_0: torch.Tensor,
+        length: int,
         source: torch.Tensor,
         source_mask: torch.Tensor | None,
         canvas_mask: torch.Tensor | None,
+        repeats: int = 1,
     ) -> FlowCondition:
-        """What stays the same along a trajectory; arguments as those of `write_canvas`."""
-        repeats = x_0.shape[0] // source.shape[0]
+        """
+        What stays the same along a trajectory on canvases of this length, `repeats` for each source; other arguments as
+        those of `write_canvas`.
+        """
         # Canvases begin at the left edge, so that only positions counted from the end depend on the mask.
-        positions = self.model.encoder.positions(x_0.shape[1], canvas_mask if self.config.reverse_positions else None)
+        positions = self.model.encoder.positions(length, canvas_mask if self.config.reverse_positions else None)
         return self.model.flow.condition(positions, source, source_mask, canvas_mask, repeats=repeats)
 
     def solve(
