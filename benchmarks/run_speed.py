@@ -12,9 +12,9 @@ equal parameter count, in one run on one device: JSON, a table and a picture.
 
 A cell is reported only if what the system wrote equals its own plain computation: for YAN every expert at every step
 without tables, for the autoregressive ones the argmax after every prefix without a cache, for masked diffusion the same
-schedule without a cache; int8 may take a token whose logit is 2 % of the largest below the best. All decode greedily on
-as many threads. ONNX Runtime and CTranslate2 take part on a CPU in float32, where they are installed. Every call is
-charged with everything: encoder, length head, draws, scoring.
+schedule without a cache. In int8 a token's logit may be 2 % of the largest below the best, and YAN may differ in
+a tenth of its tokens. All decode greedily on as many threads. ONNX Runtime and CTranslate2 take part on a CPU in
+float32, where they are installed. Every call is charged with everything: encoder, length head, draws, scoring.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from modeling_yan.common.arguments import check_positive, fitting_lengths, load_
 from modeling_yan.common.reports import machine, write_report
 from modeling_yan.evaluation import ctranslate2_baselines as ctranslate2
 from modeling_yan.evaluation.baselines import (
+    ENOUGH_AGREEMENT,
     WritingSystem,
     bart_baseline,
     check,
@@ -89,11 +90,32 @@ def runtimes(model: YanForConditionalGeneration) -> list[str]:
     return found
 
 
-def export_graphs(model: YanForConditionalGeneration, steps: list[int]) -> YanOrtForConditionalGeneration:
-    """The model in ONNX Runtime at these numbers of steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        export(model, Path(folder), steps=steps)
-        return YanOrtForConditionalGeneration.from_pretrained(folder)
+def export_graphs(
+    model: YanForConditionalGeneration, steps: list[int], precisions: list[str]
+) -> dict[str, YanOrtForConditionalGeneration]:
+    """The model in ONNX Runtime at these numbers of steps, by "float32" and "int8"."""
+    graphs = {}
+    for precision in precisions:
+        with tempfile.TemporaryDirectory() as folder:
+            export(model, Path(folder), steps=steps, int8=precision == "int8")
+            graphs[precision] = YanOrtForConditionalGeneration.from_pretrained(folder)
+    return graphs
+
+
+def yan_graph_systems(
+    model: YanForConditionalGeneration, steps: list[int], graphs: dict[str, YanOrtForConditionalGeneration]
+) -> list[WritingSystem]:
+    return [
+        yan_system(
+            model,
+            n,
+            runtime=runtime,
+            runtime_name=f"ONNX Runtime{' int8' * (precision == 'int8')}",
+            least_agreement=ENOUGH_AGREEMENT if precision == "int8" else 1.0,
+        )
+        for n in steps
+        for precision, runtime in graphs.items()
+    ]
 
 
 def build_systems(
@@ -101,7 +123,7 @@ def build_systems(
     steps: list[int],
     compiled: bool,
     names: list[str] | None = None,
-    graphs: YanOrtForConditionalGeneration | None = None,
+    graphs: dict[str, YanOrtForConditionalGeneration] | None = None,
     translators: bool = False,
 ) -> list[WritingSystem]:
     """
@@ -109,7 +131,7 @@ def build_systems(
 
     Args:
         compiled: whether compiled systems are among them.
-        graphs: the model in ONNX Runtime; left out if absent.
+        graphs: the model in ONNX Runtime, by precision; left out if absent.
         translators: whether the baselines in CTranslate2 are among them.
         names: how the names of those that are wanted begin; all by default.
 
@@ -118,8 +140,7 @@ def build_systems(
     """
     left_to_right = [gpt2_baseline(model), bart_baseline(model), shallow_decoder_baseline(model)]
     systems = [yan_system(model, n) for n in steps]
-    if graphs is not None:
-        systems += [yan_system(model, n, runtime=graphs, runtime_name="ONNX Runtime") for n in steps]
+    systems += yan_graph_systems(model, steps, graphs or {})
     if compiled:
         systems += [yan_system(model, n, compiled=True) for n in steps]
         systems.append(compiled_gpt2_baseline(left_to_right[0]))
@@ -209,7 +230,8 @@ def measure_cell(
     right = [system for system in systems if gates[system.name] is not None]
     calls = [System(s.name, lambda item, s=s: s.write(item, length).numel(), [source]) for s in right]
     seconds = arguments.seconds_per_system
-    results = measure_side_by_side(calls, repeats=arguments.repeats, warmup=1, seconds=seconds) if calls else {}
+    options = {"repeats": arguments.repeats, "warmup": 1, "seconds": seconds, "pause": arguments.pause}
+    results = measure_side_by_side(calls, **options) if calls else {}
     for system in right:
         summary = results[system.name]
         row = describe(system, source, length, summary, seconds_per_system=seconds, rates=rates)
@@ -226,7 +248,7 @@ def measure_batch(
     lengths: list[int],
     arguments: argparse.Namespace,
     rates: dict[str, float],
-    graphs: YanOrtForConditionalGeneration | None = None,
+    graphs: dict[str, YanOrtForConditionalGeneration] | None = None,
     translators: bool = False,
 ) -> Iterator[list[dict]]:
     """Yields, for each length, the rows of all systems at one batch size."""
@@ -303,6 +325,8 @@ def parse() -> argparse.Namespace:
     add("--source_length", type=int, default=32)
     add("--compiled_batches", type=int, nargs="*", default=[1], help="batch sizes with compiled systems too")
     add("--systems", nargs="+", help="only those whose names begin so, such as YAN GPT-2; all by default")
+    add("--precisions", nargs="*", choices=["float32", "int8"], default=["float32", "int8"], help="of exported graphs")
+    add("--pause", type=float, default=0.25, help="seconds before a system's turn; threads of others come to rest")
     add("--repeats", type=int, default=10, help="timed calls of a system in a cell")
     add("--seconds_per_system", type=float, default=5.0, help="a system gets no further call after these")
     add("--longest_call", type=float, default=20.0, help="calls expected to take more seconds are left out")
@@ -324,7 +348,8 @@ def main() -> None:
     rates = measure_device(device, model.dtype)
     available = runtimes(model)
     wants_graphs = arguments.systems is None or any(name.startswith("YAN") for name in arguments.systems)
-    graphs = export_graphs(model, arguments.steps) if wants_graphs and "onnx_runtime" in available else None
+    precisions = arguments.precisions if wants_graphs and "onnx_runtime" in available else []
+    graphs = export_graphs(model, arguments.steps, precisions)
     report = {
         "model": arguments.model or arguments.preset,
         **machine(device),
