@@ -1,8 +1,9 @@
 r"""
-Speed of YAN beside GPT-2 (KV cache; static cache and compiled), BART, a deep encoder with one decoder layer, and masked
-diffusion, all of equal parameter count, in one run on one device.
+Speed of YAN (eager, compiled, as graphs in ONNX Runtime) beside GPT-2 (KV cache; static cache and compiled), BART, a
+deep encoder with one decoder layer (all three in CTranslate2, too, in float32 and int8), and masked diffusion, all of
+equal parameter count, in one run on one device: JSON, a table and a picture.
 
-    python benchmarks/run_speed.py --model examples/models/yan-e2e --lengths 16 64 96 \
+    python benchmarks/run_speed.py --model examples/models/yan-e2e --lengths 16 32 64 96 --batch_sizes 1 32 \
         --output benchmarks/results/benchmark_cpu_shipped.json
     python benchmarks/run_speed.py --preset yan-small --batch_sizes 1 8 \
         --output benchmarks/results/benchmark_cpu_small.json
@@ -11,11 +12,16 @@ diffusion, all of equal parameter count, in one run on one device.
 
 A cell is reported only if what the system wrote equals its own plain computation: for YAN every expert at every step
 without tables, for the autoregressive ones the argmax after every prefix without a cache, for masked diffusion the same
-schedule without a cache. Every call is charged with everything: encoder, length head, draws, scoring.
+schedule without a cache. In int8 a token's logit may be 2 % of the largest below the best, and YAN may differ in
+a tenth of its tokens. All decode greedily on as many threads. ONNX Runtime and CTranslate2 take part on a CPU in
+float32, where they are installed. Every call is charged with everything: encoder, length head, draws, scoring.
 """
 
 import argparse
 import functools
+import importlib.util
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +33,9 @@ from transformers.utils import logging
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import check_positive, fitting_lengths, load_model_or_preset, run_script
 from modeling_yan.common.reports import machine, write_report
+from modeling_yan.evaluation import ctranslate2_baselines as ctranslate2
 from modeling_yan.evaluation.baselines import (
+    ENOUGH_AGREEMENT,
     WritingSystem,
     bart_baseline,
     check,
@@ -41,10 +49,12 @@ from modeling_yan.evaluation.baselines import (
 from modeling_yan.evaluation.plots import plot_speed
 from modeling_yan.evaluation.roofline import count_work, measure_device, roofline_seconds
 from modeling_yan.evaluation.speed import System, default_device, measure_side_by_side, peak_memory
+from modeling_yan.serving.export import export
+from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
 
 BASELINE = "GPT-2, KV cache"
 LENGTHS = [16, 64, 128, 256, 512, 1024]
-COLUMNS = ("batch size", "tokens", "system", "median ms", "tokens/s", "ratio", "roofline", "peak MiB")
+COLUMNS = ("batch size", "tokens", "system", "median ms", "fastest ms", "tokens/s", "ratio", "roofline", "peak MiB")
 
 
 def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> YanForConditionalGeneration:
@@ -65,24 +75,80 @@ def build_model(arguments: argparse.Namespace, device: torch.device, dtype: torc
     return model.to(device, dtype).eval()
 
 
+def runtimes(model: YanForConditionalGeneration) -> list[str]:
+    """Which of ONNX Runtime and CTranslate2 can take part; says why one cannot."""
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        return []
+    needed = {"onnx_runtime": ("onnxruntime", "onnxscript"), "ctranslate2": ("ctranslate2",)}
+    found = []
+    for name, packages in needed.items():
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        if missing:
+            print(f"{name} is left out: pip install {' '.join(missing)}", flush=True)
+        else:
+            found.append(name)
+    return found
+
+
+def export_graphs(
+    model: YanForConditionalGeneration, steps: list[int], precisions: list[str]
+) -> dict[str, YanOrtForConditionalGeneration]:
+    """The model in ONNX Runtime at these numbers of steps, by "float32" and "int8"."""
+    graphs = {}
+    for precision in precisions:
+        with tempfile.TemporaryDirectory() as folder:
+            export(model, Path(folder), steps=steps, int8=precision == "int8")
+            graphs[precision] = YanOrtForConditionalGeneration.from_pretrained(folder)
+    return graphs
+
+
+def yan_graph_systems(
+    model: YanForConditionalGeneration, steps: list[int], graphs: dict[str, YanOrtForConditionalGeneration]
+) -> list[WritingSystem]:
+    return [
+        yan_system(
+            model,
+            n,
+            runtime=runtime,
+            runtime_name=f"ONNX Runtime{' int8' * (precision == 'int8')}",
+            least_agreement=ENOUGH_AGREEMENT if precision == "int8" else 1.0,
+        )
+        for n in steps
+        for precision, runtime in graphs.items()
+    ]
+
+
 def build_systems(
-    model: YanForConditionalGeneration, steps: list[int], compiled: bool, names: list[str] | None = None
+    model: YanForConditionalGeneration,
+    steps: list[int],
+    compiled: bool,
+    names: list[str] | None = None,
+    graphs: dict[str, YanOrtForConditionalGeneration] | None = None,
+    translators: bool = False,
 ) -> list[WritingSystem]:
     """
     YAN at these numbers of steps and its baselines.
 
     Args:
         compiled: whether compiled systems are among them.
+        graphs: the model in ONNX Runtime, by precision; left out if absent.
+        translators: whether the baselines in CTranslate2 are among them.
         names: how the names of those that are wanted begin; all by default.
 
     Raises:
         ValueError: for a name that no system's begins with.
     """
-    gpt2 = gpt2_baseline(model)
+    left_to_right = [gpt2_baseline(model), bart_baseline(model), shallow_decoder_baseline(model)]
     systems = [yan_system(model, n) for n in steps]
-    # In a compiled graph the noise is the same, so that one compiled setting is enough to see what compiling gives.
-    systems += [yan_system(model, 3, compiled=True), compiled_gpt2_baseline(gpt2)] if compiled else []
-    systems += [gpt2, bart_baseline(model), shallow_decoder_baseline(model), *diffusion_baselines(model)]
+    systems += yan_graph_systems(model, steps, graphs or {})
+    if compiled:
+        systems += [yan_system(model, n, compiled=True) for n in steps]
+        systems.append(compiled_gpt2_baseline(left_to_right[0]))
+    systems += left_to_right
+    if translators:
+        wanted = [s for s in left_to_right if names is None or any(may_begin(s.name, name) for name in names)]
+        systems += [system for eager in wanted for system in ctranslate2.ctranslate2_baselines(eager)]
+    systems += diffusion_baselines(model)
     if names is None:
         return systems
     known = [system.name for system in systems]
@@ -90,6 +156,12 @@ def build_systems(
     if unknown:
         raise ValueError(f"--systems {unknown}: no system's name begins so; there are {known}")
     return [system for system in systems if system.name.startswith(tuple(names))]
+
+
+def may_begin(eager: str, name: str) -> bool:
+    """Whether a name that was asked for may mean a form of an eager baseline."""
+    stem = eager.removesuffix(", KV cache")
+    return stem.startswith(name) or name.startswith(stem)
 
 
 def describe(
@@ -114,6 +186,7 @@ def describe(
         "system": system.name,
         "median_ms": median,
         "quartiles_ms": summary["latency_ms"]["quartiles"],
+        "fastest_ms": summary["latency_ms"]["fastest"],
         "calls": summary["calls"],
         # At the median, so that one disturbed call does not count against a system.
         "tokens_per_second": source.shape[0] * length / median * 1e3,
@@ -140,8 +213,12 @@ def measure_cell(
     All systems at one batch size and length, side by side; one that is wrong is reported as such, without numbers.
 
     Raises:
-        ValueError: if a system writes another number of tokens than it was asked for.
+        ValueError: if a system writes another number of tokens than it was asked for, or searches wider or on more
+            threads than the others.
     """
+    settings = {(system.beams, system.threads) for system in systems}
+    if len(settings) > 1:
+        raise ValueError(f"the systems of a cell have different (beams, threads): {sorted(settings)}")
     rows, gates = [], {}
     for system in systems:
         written = system.write(source, length).shape
@@ -153,11 +230,12 @@ def measure_cell(
     right = [system for system in systems if gates[system.name] is not None]
     calls = [System(s.name, lambda item, s=s: s.write(item, length).numel(), [source]) for s in right]
     seconds = arguments.seconds_per_system
-    results = measure_side_by_side(calls, repeats=arguments.repeats, warmup=1, seconds=seconds) if calls else {}
+    options = {"repeats": arguments.repeats, "warmup": 1, "seconds": seconds, "pause": arguments.pause}
+    results = measure_side_by_side(calls, **options) if calls else {}
     for system in right:
         summary = results[system.name]
         row = describe(system, source, length, summary, seconds_per_system=seconds, rates=rates)
-        row["gate"] = gates[system.name]
+        row |= {"gate": gates[system.name], "load_average": os.getloadavg()[0]}
         if BASELINE in results:
             row["ratio"] = results[BASELINE]["latency_ms"]["median"] / row["median_ms"]
         rows.append(row)
@@ -170,10 +248,12 @@ def measure_batch(
     lengths: list[int],
     arguments: argparse.Namespace,
     rates: dict[str, float],
+    graphs: dict[str, YanOrtForConditionalGeneration] | None = None,
+    translators: bool = False,
 ) -> Iterator[list[dict]]:
     """Yields, for each length, the rows of all systems at one batch size."""
     compiled = batch_size in arguments.compiled_batches
-    systems = build_systems(model, arguments.steps, compiled, arguments.systems)
+    systems = build_systems(model, arguments.steps, compiled, arguments.systems, graphs, translators)
     source = torch.randint(4, model.config.vocab_size, (batch_size, arguments.source_length), device=model.device)
     # Milliseconds per token of the last answer: more for masked diffusion the longer it is, less for YAN.
     pace: dict[str, float] = {}
@@ -224,6 +304,7 @@ def make_table(cells: list[dict]) -> Table:
             str(cell["length"]),
             cell["system"],
             f"{cell['median_ms']:.1f}",
+            f"{cell['fastest_ms']:.1f}",
             f"{cell['tokens_per_second']:,.0f}",
             f"{cell['ratio']:.1f}" if "ratio" in cell else "",
             f"{cell['roofline_share']:.0%}" if "roofline_share" in cell else "",
@@ -240,10 +321,12 @@ def parse() -> argparse.Namespace:
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     add("--batch_sizes", type=int, nargs="+", default=[1, 8, 32, 128])
     add("--lengths", type=int, nargs="+", help=f"tokens of an answer; of {LENGTHS} those that fit by default")
-    add("--steps", type=int, nargs="+", default=[1, 2, 3, 8])
+    add("--steps", type=int, nargs="+", default=[1, 3])
     add("--source_length", type=int, default=32)
     add("--compiled_batches", type=int, nargs="*", default=[1], help="batch sizes with compiled systems too")
     add("--systems", nargs="+", help="only those whose names begin so, such as YAN GPT-2; all by default")
+    add("--precisions", nargs="*", choices=["float32", "int8"], default=["float32", "int8"], help="of exported graphs")
+    add("--pause", type=float, default=0.25, help="seconds before a system's turn; threads of others come to rest")
     add("--repeats", type=int, default=10, help="timed calls of a system in a cell")
     add("--seconds_per_system", type=float, default=5.0, help="a system gets no further call after these")
     add("--longest_call", type=float, default=20.0, help="calls expected to take more seconds are left out")
@@ -263,6 +346,10 @@ def main() -> None:
     model = build_model(arguments, device, getattr(torch, arguments.dtype))
     lengths = fitting_lengths(model.config, arguments.lengths, LENGTHS)
     rates = measure_device(device, model.dtype)
+    available = runtimes(model)
+    wants_graphs = arguments.systems is None or any(name.startswith("YAN") for name in arguments.systems)
+    precisions = arguments.precisions if wants_graphs and "onnx_runtime" in available else []
+    graphs = export_graphs(model, arguments.steps, precisions)
     report = {
         "model": arguments.model or arguments.preset,
         **machine(device),
@@ -273,7 +360,7 @@ def main() -> None:
     }
     cells: list[dict] = []
     for batch_size in sorted(arguments.batch_sizes):
-        for rows in measure_batch(model, batch_size, lengths, arguments, rates):
+        for rows in measure_batch(model, batch_size, lengths, arguments, rates, graphs, "ctranslate2" in available):
             cells += rows
             # After every length: a run that is cut off keeps what it has.
             report |= {"cells": cells, "autoregression_wins_from_batch": crossovers(cells)}

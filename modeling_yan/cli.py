@@ -6,6 +6,7 @@ The console command, over the same code as the scripts in `examples/`.
     yan distill --teacher DIR --distilled_dir DIR --train_file my.csv --source_column question --target_column answer
     yan evaluate --model outputs/yan --test_file test.csv
     yan generate --model outputs/yan "a text of your own"
+    yan export --model outputs/yan --output_dir outputs/onnx
 """
 
 import argparse
@@ -27,6 +28,7 @@ COMMANDS = {
     "distill": ("modeling_yan.training.distillation", "main", "train a model on the answers of a teacher"),
     "evaluate": ("modeling_yan.evaluation.evaluate", "main", "measure quality and speed of a model on a task"),
     "generate": ("modeling_yan.cli", "generate", "answer texts"),
+    "export": ("modeling_yan.serving.export", "main", "write a model as graphs for ONNX Runtime"),
 }
 
 

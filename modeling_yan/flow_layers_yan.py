@@ -17,6 +17,19 @@ class YanModulation(nn.Linear):
         super().__init__(config.hidden_size, num_chunks * config.hidden_size)
 
 
+def modulated_norm(norm: nn.LayerNorm, states: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """
+    `scale * norm(states) + shift` for a norm without weights; one kernel where all rows have the same time.
+
+    Args:
+        states: (B, L, d).
+        scale, shift: (B or 1, 1, d).
+    """
+    if scale.shape[0] == 1:
+        return F.layer_norm(states, norm.normalized_shape, scale.flatten(), shift.flatten(), norm.eps)
+    return torch.addcmul(shift, norm(states), scale)
+
+
 class YanFlowLayer(GradientCheckpointingLayer):
     """Block with adaptive layer norms: token mixer, cross-attention to the source (if listed), feed-forward."""
 
@@ -47,13 +60,13 @@ class YanFlowLayer(GradientCheckpointingLayer):
         cross_attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         chunks = modulation.unbind(2)
-        normed = torch.addcmul(chunks[1], self.norm(hidden_states), chunks[0])
+        normed = modulated_norm(self.norm, hidden_states, chunks[0], chunks[1])
         hidden_states = hidden_states + self.dropout(self.mixer(normed, attention_mask)[0])
         if self.has_cross_attention:
-            normed = torch.addcmul(chunks[5], self.norm(hidden_states), chunks[4])
+            normed = modulated_norm(self.norm, hidden_states, chunks[4], chunks[5])
             attended, _ = self.cross_attention(normed, cross_attention_mask, (cross_key, cross_value))
             hidden_states = hidden_states + self.dropout(attended)
-        normed = torch.addcmul(chunks[3], self.norm(hidden_states), chunks[2])
+        normed = modulated_norm(self.norm, hidden_states, chunks[2], chunks[3])
         return hidden_states + self.dropout(self.feed_forward(normed))
 
 

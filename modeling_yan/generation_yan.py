@@ -198,7 +198,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         if prior_noise is not None:
             check_finite("prior_noise", prior_noise)
         # 3.
-        states, mask, length_logits = self._read(input_ids, attention_mask, inputs_embeds, encoder_outputs, options)
+        states, length_logits, mask = self._read(input_ids, attention_mask, inputs_embeds, encoder_outputs, options)
         if streamer is not None and len(states) * options.num_return_sequences > 1:
             raise ValueError(
                 f"a streamer takes one text, got {len(states)} rows x {options.num_return_sequences} return sequences"
@@ -259,21 +259,17 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
     def _read(
         self, input_ids, attention_mask, inputs_embeds, encoder_outputs, options: GenerationOptions
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Source states (B, Lx', d), their mask, and logits over lengths; padded to a bucket where this is compiled."""
+        """Source states (B, Lx', d), logits over lengths, and the mask; padded to a bucket where this is compiled."""
         table = self.config.max_position_embeddings
         # No mask where it masks nothing.
         mask = None if attention_mask is None or bool(attention_mask.all()) else attention_mask
-        if encoder_outputs is not None or inputs_embeds is not None:
-            if encoder_outputs is None:
-                encoder_outputs = self.model.encoder(input_ids, attention_mask, inputs_embeds=inputs_embeds)
-            return encoder_outputs[0], mask, self.length_logits(encoder_outputs[0], mask)
-        if options.compile_options is None or input_ids.shape[1] > table or self.config.encoder_config is not None:
-            states, length_logits = self.encode_source(input_ids, mask)
-            return states, mask, length_logits
+        plain = options.compile_options is None or encoder_outputs is not None or inputs_embeds is not None
+        if plain or input_ids.shape[1] > table or self.config.encoder_config is not None:
+            return (*self.encode_source(input_ids, mask, inputs_embeds, encoder_outputs), mask)
         rows = len(input_ids)
         padded = pad_source(input_ids, attention_mask, table)
         states, length_logits = call_compiled(self, "encode_source", padded, options.compile_options)
-        return states[:rows], padded[1][:rows], None if length_logits is None else length_logits[:rows]
+        return states[:rows], None if length_logits is None else length_logits[:rows], padded[1][:rows]
 
     def _canvas_lengths(
         self, options: GenerationOptions, batch_size: int, length_logits, target_lengths, prior_noise, device
@@ -344,7 +340,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
     def _write_rows(self, sources: Sources, options: GenerationOptions, on_draft=None) -> WrittenRows:
         """Steps 5 to 7 of `generate` for all rows, in groups of similar canvases."""
         longest = sources.lengths.amax(1)
-        if options.sampling.output_trajectory:
+        groups = [] if options.sampling.output_trajectory else group_by_bucket(longest)
+        if len(groups) < 2:
             return self._write_group(sources, options, on_draft)
         rows, device = len(longest), longest.device
         shape = (rows, options.num_return_sequences)
@@ -354,7 +351,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             lengths=torch.zeros(shape, dtype=torch.long, device=device),
             states=None,
         )
-        for chosen in group_by_bucket(longest):
+        for chosen in groups:
             part = self._write_group(sources.select(chosen), options, on_draft)
             written.ids[chosen, :, : part.ids.shape[-1]] = part.ids
             written.scores[chosen], written.lengths[chosen] = part.scores, part.lengths
@@ -383,6 +380,14 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
                 canvas_mask = length_mask(lengths, max(longest))
             ids, scores, states = self.write_canvas(
                 x_0, uniform, sources.states, sources.mask, canvas_mask, options.sampling, on_draft
+            )
+        if priors * num_lengths == 1:
+            shape = (batch_size, 1)
+            return WrittenRows(
+                ids=ids.view(*shape, -1),
+                scores=scores.view(shape),
+                lengths=lengths.view(shape),
+                states=states if options.sampling.output_trajectory else None,
             )
         first = torch.arange(batch_size * priors, device=device) * num_lengths
         best_length = scores.view(-1, num_lengths).argmax(-1) + first

@@ -11,6 +11,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration_yan import CONV_ATTENTION_SIZE, YanConfig
 from .selective_scan_yan import IMPLEMENTATIONS, causal_convolution, choose_scan, depthwise_convolution
 
+# Attention of a runtime that splits heads by itself: it is given states (B, L, d) and returns such.
+WHOLE_HEADS = "onnxruntime"
+
 
 def eager_attention_forward(
     module: nn.Module,
@@ -49,6 +52,8 @@ class YanAttention(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        if self.config._attn_implementation == WHOLE_HEADS:
+            return states
         return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
 
     def project_key_value(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -69,12 +69,18 @@ class TokenRouting:
 
 
 def route_tokens(expert_indices: torch.Tensor, num_experts: int) -> TokenRouting:
-    """Sorts tokens by their expert (B, L), once for a whole trajectory, without waiting for the device."""
+    """
+    Groups tokens by their expert (B, L), once for a whole trajectory, without waiting for the device, and without a
+    stable sort, which ONNX does not have.
+    """
     experts = expert_indices.flatten()
-    order = experts.argsort(stable=True)
-    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=order.device))
-    counts = (experts.unsqueeze(1) == torch.arange(num_experts, device=experts.device)).sum(0)
-    return TokenRouting(experts, order, inverse, counts.cumsum(0).to(torch.int32))
+    # How many tokens of each expert there are up to each token.
+    counts = (experts.unsqueeze(1) == torch.arange(num_experts, device=experts.device)).long().cumsum(0)
+    ends = counts[-1].cumsum(0)
+    inverse = (counts + (ends - counts[-1])).gather(1, experts.unsqueeze(1)).squeeze(1) - 1
+    positions = torch.arange(experts.shape[0], device=experts.device)
+    order = torch.zeros_like(positions).scatter(0, inverse, positions)
+    return TokenRouting(experts, order, inverse, ends.to(torch.int32))
 
 
 def can_group(hidden_states: torch.Tensor) -> bool:
@@ -137,6 +143,8 @@ class YanExperts(nn.Module):
     def _choose(self, hidden_states: torch.Tensor) -> str:
         """The loop needs the number of each expert's tokens on the host: a wait on a GPU, a break in a traced graph."""
         name = self.implementation
+        if torch.compiler.is_exporting() and name != "dense":
+            return "selected"
         if name in ("loop", "dense"):
             return name
         groupable = can_group(hidden_states)
@@ -162,6 +170,15 @@ class YanExperts(nn.Module):
             if len(tokens):
                 inner = self.act_fn(F.linear(tokens, self.up_proj[expert], self.up_bias[expert]))
                 outputs.append(F.linear(inner, self.down_proj[expert], self.down_bias[expert]))
+        return torch.cat(outputs)[routing.inverse].view(hidden_states.shape)
+
+    def _routed_selected(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
+        """Expert after expert without their numbers of tokens on the host: for exported graphs."""
+        flat, outputs = hidden_states.flatten(0, -2), []
+        for expert in range(self.num_experts):
+            tokens = flat[(routing.experts == expert).nonzero().squeeze(1)]
+            inner = self.act_fn(F.linear(tokens, self.up_proj[expert], self.up_bias[expert]))
+            outputs.append(F.linear(inner, self.down_proj[expert], self.down_bias[expert]))
         return torch.cat(outputs)[routing.inverse].view(hidden_states.shape)
 
     def _routed_grouped_mm(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:

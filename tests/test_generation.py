@@ -381,3 +381,19 @@ IDS = torch.full((2, 4), 5)
 def test_bad_input_is_refused_with_a_clear_error(model, arguments, message):
     with pytest.raises(ValueError, match=message):
         model.generate(**arguments)
+
+
+def test_options_that_were_resolved_before_follow_changes_of_model_and_arguments():
+    model = tiny_model()
+    first = model.generation_options(num_inference_steps=2)
+    assert model.generation_options(num_inference_steps=2) is first
+    assert model.generation_options(num_inference_steps=4).sampling.num_inference_steps == 4
+    model.generation_config.solver = "heun"
+    assert model.generation_options(num_inference_steps=2).sampling.solver == "heun"
+    given = GenerationConfig(max_new_tokens=5)
+    assert model.generation_options(given).longest == 5
+    given.max_new_tokens = 6
+    assert model.generation_options(given).longest == 6
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        model.generation_options(num_inference_steps=True)
+    assert model.generation_options(eos_token_id=[2, 3]).sampling.eos_token_ids == (2, 3)

@@ -31,10 +31,14 @@ class System:
     tokens: list[int] = field(default_factory=list)
 
     def summary(self) -> dict:
-        """Median and quartiles of latency per call in milliseconds, and tokens per second over all calls."""
+        """Median, quartiles and least of latency per call in milliseconds, and tokens per second over all calls."""
         low, median, high = statistics.quantiles(self.seconds, n=4) if len(self.seconds) > 1 else self.seconds * 3
         return {
-            "latency_ms": {"median": 1e3 * median, "quartiles": [1e3 * low, 1e3 * high]},
+            "latency_ms": {
+                "median": 1e3 * median,
+                "quartiles": [1e3 * low, 1e3 * high],
+                "fastest": 1e3 * min(self.seconds),
+            },
             "tokens_per_second": sum(self.tokens) / sum(self.seconds),
             "calls": len(self.seconds),
             "tokens": sum(self.tokens),
@@ -42,7 +46,12 @@ class System:
 
 
 def measure_side_by_side(
-    systems: Sequence[System], *, repeats: int = 3, warmup: int = 2, seconds: float | None = None
+    systems: Sequence[System],
+    *,
+    repeats: int = 3,
+    warmup: int = 2,
+    seconds: float | None = None,
+    pause: float = 0.0,
 ) -> dict[str, dict]:
     """
     Times every system on every input, switching systems after each call and reversing their order in every other
@@ -52,6 +61,8 @@ def measure_side_by_side(
         repeats: rounds over all inputs.
         warmup: untimed calls of each system.
         seconds: a system that has been timed for so long sits the remaining calls out; one timing it always gets.
+        pause: seconds before a system's turn, and then an untimed call: threads of the system before may spin on for
+            a while, and what it left in the caches is another's.
 
     Returns:
         Summary by system name.
@@ -71,6 +82,9 @@ def measure_side_by_side(
             for system in systems if (repeat + index) % 2 == 0 else reversed(systems):
                 if seconds is not None and sum(system.seconds) > seconds:
                     continue
+                if pause:
+                    time.sleep(pause)
+                    system.generate(system.inputs[index])
                 synchronize()
                 start = time.perf_counter()
                 tokens = system.generate(system.inputs[index])

@@ -39,3 +39,12 @@ def test_a_system_that_used_its_time_sits_out():
     assert calls == ["a", "b"]
     assert results["a"]["calls"] == 1
     assert results["a"]["latency_ms"]["quartiles"] == [results["a"]["latency_ms"]["median"]] * 2
+
+
+def test_after_a_pause_a_call_is_not_timed():
+    calls = []
+    systems = [System(name, lambda item, name=name: calls.append(name) or 1, [1]) for name in "ab"]
+    results = measure_side_by_side(systems, repeats=2, warmup=0, pause=1e-6)
+    assert calls == ["a", "a", "b", "b", "b", "b", "a", "a"]
+    assert results["a"]["calls"] == 2
+    assert results["a"]["latency_ms"]["fastest"] <= results["a"]["latency_ms"]["median"]

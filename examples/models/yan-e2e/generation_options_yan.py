@@ -1,6 +1,7 @@
 """Options of generation: their defaults, where they come from, and which are refused."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ GENERATION_DEFAULTS = {
 SWITCHES = ("do_sample", "return_dict_in_generate", "output_trajectory", "compile", "disable_compile")
 # Steps and candidates beyond this are typing errors, and would fill memory before anything else.
 MOST = 10_000
+# Resolved sets of options that a model keeps.
+MOST_RESOLVED = 64
 CHOICES = {
     "solver": tuple(SOLVER_EVALUATIONS),
     "expert_selection": ("sample", "argmax"),
@@ -231,10 +234,33 @@ class YanGenerationOptionsMixin(GenerationMixin):
         Raises:
             ValueError: for an unknown option, a value that is none, or options that do not go together.
         """
-        complete, unused = self._prepare_generation_config(generation_config, **kwargs)
-        if unused:
-            raise ValueError(f"generate() got unknown arguments {sorted(unused)}; see its docstring for the options")
-        return GenerationOptions.from_config(complete, self.device)
+        key = self._options_key(generation_config, kwargs)
+        resolved = self.__dict__.setdefault("_resolved_options", OrderedDict())
+        if key is None or key not in resolved:
+            complete, unused = self._prepare_generation_config(generation_config, **kwargs)
+            if unused:
+                raise ValueError(
+                    f"generate() got unknown arguments {sorted(unused)}; see its docstring for the options"
+                )
+            options = GenerationOptions.from_config(complete, self.device)
+            if key is None:
+                return options
+            resolved[key] = options
+            while len(resolved) > MOST_RESOLVED:
+                resolved.popitem(last=False)
+        return resolved[key]
+
+    def _options_key(self, generation_config: GenerationConfig | None, kwargs: dict) -> tuple | None:
+        """
+        All that resolving reads, as text; None where a value's text may not tell it from others. Resolving takes longer
+        than drawing the noise does.
+        """
+        if not all(isinstance(value, int | float | str | None) for value in kwargs.values()):
+            return None
+        config = self.config
+        sizes = (config.vocab_size, config.max_position_embeddings, config.canvas_ratio, config.length_head)
+        texts = [None if c is None else repr(vars(c)) for c in (self.generation_config, generation_config)]
+        return *sizes, *texts, repr(sorted(kwargs.items())), str(self.device)
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs):
         # The library's own checks compare before they look at types.
@@ -337,7 +363,7 @@ class YanGenerationOptionsMixin(GenerationMixin):
                     f"{self.config.canvas_ratio}: any position may be a blank. Leave it out; target_lengths makes "
                     "canvases longer"
                 )
-        if options.length_mode == "predicted" and self.length_head is None:
+        if options.length_mode == "predicted" and not self.config.length_head:
             raise ValueError(
                 "length_mode='predicted' needs a length head, this model has none (config.length_head=False); "
                 "use length_mode='canvas' or pass target_lengths"

@@ -191,16 +191,25 @@ def best_distinct(
 
 
 class YanSamplingMixin:
-    """Uses of the model: `model.encoder`, `model.flow`, `decoder`, `length_head`."""
+    """
+    Uses of the model: `model.encoder`, `model.flow`, `decoder`, `length_head`. Generation reaches the network through
+    `encode_source` and `write_canvas` alone: who computes these two elsewhere (exported graphs) has its `generate()`.
+    """
 
     def encode_source(
-        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
+        self,
+        input_ids: torch.LongTensor | None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        encoder_outputs: tuple | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Source states (B, Lx, d), and logits over lengths (B, max_position_embeddings) where there is a length head.
+        Source states (B, Lx, d), and logits over lengths (B, max_position_embeddings) where there is a length head,
+        from exactly one of `input_ids`, `inputs_embeds` and `encoder_outputs`.
         """
-        source = self.model.encoder(input_ids, attention_mask).last_hidden_state
-        return source, self.length_logits(source, attention_mask)
+        if encoder_outputs is None:
+            encoder_outputs = self.model.encoder(input_ids, attention_mask, inputs_embeds=inputs_embeds)
+        return encoder_outputs[0], self.length_logits(encoder_outputs[0], attention_mask)
 
     def length_logits(self, source: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor | None:
         """Logits over lengths from source states (B, Lx, d); index i is length i + 1."""
@@ -231,14 +240,28 @@ class YanSamplingMixin:
             endpoint (N, L, d), or all states (steps + 1, N, L, d) with `output_trajectory`.
         """
         repeats = x_0.shape[0] // source.shape[0]
-        # Canvases begin at the left edge, so that only positions counted from the end depend on the mask.
-        positions = self.model.encoder.positions(x_0.shape[1], canvas_mask if self.config.reverse_positions else None)
-        condition = self.model.flow.condition(positions, source, source_mask, canvas_mask, repeats=repeats)
+        condition = self.canvas_condition(x_0.shape[1], source, source_mask, canvas_mask, repeats)
         states = self.solve(x_0, condition, uniform[0], options, on_draft)
         ids, scores = self.decode_latents(
             states[-1] if options.output_trajectory else states, canvas_mask, uniform[1], options
         )
         return ids, scores, states
+
+    def canvas_condition(
+        self,
+        length: int,
+        source: torch.Tensor,
+        source_mask: torch.Tensor | None,
+        canvas_mask: torch.Tensor | None,
+        repeats: int = 1,
+    ) -> FlowCondition:
+        """
+        What stays the same along a trajectory on canvases of this length, `repeats` for each source; other arguments as
+        those of `write_canvas`.
+        """
+        # Canvases begin at the left edge, so that only positions counted from the end depend on the mask.
+        positions = self.model.encoder.positions(length, canvas_mask if self.config.reverse_positions else None)
+        return self.model.flow.condition(positions, source, source_mask, canvas_mask, repeats=repeats)
 
     def solve(
         self,
@@ -303,13 +326,21 @@ class YanSamplingMixin:
         positions = torch.arange(length, device=states.device).repeat(rows)
         draws = states.new_zeros(rows, length) if uniform is None else uniform
         flat = [states.flatten(0, 1), draws.flatten(), positions]
-        # Tracing has to know how many chunks there are; an exported graph, whose lengths are free, takes all at once.
-        whole = torch.compiler.is_exporting() or rows * length <= size
-        chunks = [flat] if whole else zip(*(x.split(size) for x in flat))
+        chunks = [flat] if rows * length <= size else zip(*(x.split(size) for x in flat))
         picked = [self._pick_tokens(*chunk, options) for chunk in chunks]
         ids, log_probs = (torch.cat(parts).view(rows, length) for parts in zip(*picked, strict=True))
+        return self.read_positions(ids, log_probs, canvas_mask, options)
+
+    def read_positions(
+        self,
+        ids: torch.LongTensor,
+        log_probs: torch.Tensor,
+        canvas_mask: torch.Tensor | None,
+        options: SamplingOptions,
+    ) -> tuple[torch.LongTensor, torch.Tensor]:
+        """What `decode_latents` returns, from the token of each position (N, L) and its log-probability (N, L)."""
         cut = cut_lengths(ids, canvas_mask, options.eos_token_ids)
-        counted = torch.arange(length, device=ids.device) < cut.unsqueeze(1)
+        counted = torch.arange(ids.shape[1], device=ids.device) < cut.unsqueeze(1)
         scores = (log_probs * counted).sum(-1) / counted.sum(-1)
         if self.config.canvas_ratio > 1:
             blank = self.config.pad_token_id
@@ -325,15 +356,20 @@ class YanSamplingMixin:
             early = positions.unsqueeze(1) < options.min_new_tokens
             eos = list(options.eos_token_ids)
             logits[:, eos] = logits[:, eos].masked_fill(early, -torch.inf)
-        weighed = self.writable_logits(logits, options.eos_token_ids)
-        if options.blank_penalty:
-            blank = torch.arange(logits.shape[1], device=logits.device) == self.config.pad_token_id
-            weighed = weighed - options.blank_penalty * blank
+        weighed = logits + self.token_bias(options, logits.device)
         if options.do_sample:
             ids = sample_categorical(options.filter_logits(weighed).softmax(-1), uniform=uniform)
         else:
             ids = weighed.argmax(-1)
         return ids, logits.gather(1, ids.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)
+
+    def token_bias(self, options: SamplingOptions, device: torch.device | str | None = None) -> torch.Tensor:
+        """What is added to logits (V,) before a token is chosen: bans, and the penalty on the blank."""
+        bias = self.writable_logits(torch.zeros(self.config.vocab_size, device=device), options.eos_token_ids)
+        if options.blank_penalty:
+            blank = torch.arange(self.config.vocab_size, device=device) == self.config.pad_token_id
+            bias = bias - options.blank_penalty * blank
+        return bias
 
     def writable_logits(self, logits: torch.Tensor, eos_token_ids: tuple[int, ...] = ()) -> torch.Tensor:
         """
