@@ -21,6 +21,7 @@ GENERATION_DEFAULTS = {
     "expert_selection": "sample",
     "prior_temperature": 1.0,
     "blank_penalty": 0.0,
+    "merge_repeats": 0,
     "length_mode": "predicted",
     "num_length_candidates": 1,
     "num_candidates": 1,
@@ -130,6 +131,7 @@ class GenerationOptions:
         num_length_candidates, num_candidates, num_return_sequences: lengths and priors tried, and texts returned per
             row.
         prior_temperature: scales drawn noise.
+        merge_repeats: longest run of tokens whose repetition is left out.
         pad_token_id: what a text is padded with: the first EOS where there is no padding token.
         bos_token_id: dropped where a text begins with it; None if there is none, or if it also ends texts.
         return_dict: whether a `YanGenerateOutput` is returned.
@@ -143,6 +145,7 @@ class GenerationOptions:
     num_candidates: int
     num_return_sequences: int
     prior_temperature: float
+    merge_repeats: int
     pad_token_id: int
     bos_token_id: int | None
     return_dict: bool
@@ -190,6 +193,7 @@ class GenerationOptions:
             num_candidates=config.num_candidates,
             num_return_sequences=config.num_return_sequences,
             prior_temperature=config.prior_temperature,
+            merge_repeats=config.merge_repeats,
             pad_token_id=(*eos, 0)[0] if config.pad_token_id is None else config.pad_token_id,
             bos_token_id=None if config.bos_token_id in eos else config.bos_token_id,
             return_dict=bool(config.return_dict_in_generate),
@@ -325,6 +329,13 @@ class YanGenerationOptionsMixin(GenerationMixin):
             options.prior_temperature,
             allowed=lambda x: x >= 0,
             expected="a finite number, not negative",
+        )
+        check_number(
+            "merge_repeats",
+            options.merge_repeats,
+            allowed=lambda x: 0 <= x <= MOST,
+            expected=f"a whole number of tokens, at most {MOST}",
+            whole=True,
         )
         check_number("blank_penalty", options.blank_penalty, allowed=lambda x: True, expected="a finite number")
         if options.do_sample and options.temperature is not None:

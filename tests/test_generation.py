@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 from modeling_yan import generation_yan, sampling_yan
 from modeling_yan.canvas_yan import length_mask
 from modeling_yan.compilation_yan import group_by_bucket
-from modeling_yan.generation_yan import YanGenerateOutput, finish_texts
+from modeling_yan.generation_yan import YanGenerateOutput, finish_texts, merge_repeats
 from modeling_yan.sampling_yan import draw_noise, row_seeds
 
 from .helpers import VOCAB_SIZE, seeded, source_batch, tiny_model
@@ -397,3 +397,35 @@ def test_options_that_were_resolved_before_follow_changes_of_model_and_arguments
     with pytest.raises(ValueError, match="num_inference_steps"):
         model.generation_options(num_inference_steps=True)
     assert model.generation_options(eos_token_id=[2, 3]).sampling.eos_token_ids == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "longest", "expected"),
+    [
+        ([5, 6, 6, 7], 1, [5, 6, 7]),
+        ([5, 5, 5, 5], 1, [5]),
+        ([5, 6, 5, 6, 7], 1, [5, 6, 5, 6, 7]),
+        ([5, 6, 5, 6, 7], 2, [5, 6, 7]),
+        ([5, 6, 5, 6, 5, 7], 2, [5, 6, 5, 7]),
+        ([5, 6, 7, 5, 6, 7, 2], 3, [5, 6, 7, 2]),
+        ([5, 6, 6, 7, 5, 6, 7], 3, [5, 6, 7]),
+        ([5], 4, [5]),
+    ],
+)
+def test_repeated_runs_are_merged_from_left_to_right(text, longest, expected):
+    ids = torch.tensor([[*text, 0, 0], [0] * (len(text) + 2)])
+    merged, lengths = merge_repeats(ids, torch.tensor([len(text), 0]), longest, 0)
+    assert merged[0].tolist() == expected + [0] * (len(text) + 2 - len(expected))
+    assert lengths.tolist() == [len(expected), 0]
+
+
+def test_merging_repeats_changes_only_texts_that_have_them(model):
+    ids, mask = source_batch()
+    plain = model.generate(ids, mask, target_lengths=9, generator=seeded())
+    merged = model.generate(ids, mask, target_lengths=9, merge_repeats=3, generator=seeded())
+    for before, after in zip(rows_without_padding(plain), rows_without_padding(merged), strict=True):
+        again, length = merge_repeats(torch.tensor([before]), torch.tensor([len(before)]), 3, 0)
+        assert after == again[0, : int(length)].tolist()
+    for value in (-1, 1.5, "two"):
+        with pytest.raises(ValueError, match="merge_repeats"):
+            model.generate(ids, mask, merge_repeats=value)

@@ -98,6 +98,33 @@ class WrittenRows:
     states: torch.FloatTensor | None
 
 
+def merge_repeats(
+    ids: torch.LongTensor, lengths: torch.LongTensor, longest: int, pad_token_id: int
+) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """
+    Texts in which no run of up to `longest` tokens stands twice in a row: of such runs the first is kept, from left to
+    right, the shortest first.
+
+    Args:
+        ids: (N, L), padded behind the first `lengths` (N,) tokens of a row.
+
+    Returns:
+        Ids (N, L) and lengths (N,) anew.
+    """
+    merged = torch.full_like(ids, pad_token_id)
+    kept = torch.zeros_like(lengths)
+    for row, (tokens, length) in enumerate(zip(ids.tolist(), lengths.tolist(), strict=True)):
+        text: list[int] = []
+        for token in tokens[:length]:
+            text.append(token)
+            repeats = (n for n in range(1, longest + 1) if len(text) >= 2 * n and text[-n:] == text[-2 * n : -n])
+            repeated = next(repeats, 0)
+            del text[len(text) - repeated :]
+        kept[row] = len(text)
+        merged[row, : len(text)] = torch.tensor(text, dtype=ids.dtype)
+    return merged, kept
+
+
 def finish_texts(ids: torch.LongTensor, lengths: torch.LongTensor, options: GenerationOptions) -> torch.LongTensor:
     """
     Texts as they are returned: without a leading BOS, cut after EOS, padded, trimmed to the longest row.
@@ -112,6 +139,8 @@ def finish_texts(ids: torch.LongTensor, lengths: torch.LongTensor, options: Gene
         starts = ids[:, 0] == options.bos_token_id
         shifted = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], options.pad_token_id)], 1)
         ids, cut = torch.where(starts.unsqueeze(1), shifted, ids), cut - starts.long()
+    if options.merge_repeats:
+        ids, cut = merge_repeats(ids, cut, options.merge_repeats, options.pad_token_id)
     return ids[:, : max(int(cut.max()), 1)]
 
 
@@ -164,6 +193,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             expert_selection ("sample"): an expert per token, drawn from the gate at t = 0; or "argmax".
             prior_temperature (1.0): scales drawn noise.
             blank_penalty (0.0): taken off the logit of the blank, for longer texts from canvases with blanks.
+            merge_repeats (0): runs of up to so many tokens that stand twice in a row are written once.
             max_new_tokens, max_length: longest answer in tokens.
             min_new_tokens: shortest answer.
             length_mode ("predicted"): the length head decides; "canvas": `max_new_tokens` positions, cut at EOS.
