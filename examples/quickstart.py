@@ -8,6 +8,7 @@ learns a new task.
 
 import argparse
 import dataclasses
+import functools
 import time
 from pathlib import Path
 
@@ -91,10 +92,10 @@ def seeded() -> torch.Generator:
 def show_drafts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, reference: str | None = None
 ) -> None:
-    """The draft after each step, and the text."""
+    """The draft after each of three steps, and the text."""
     streamer = DraftRecorder(tokenizer)
     inputs = tokenizer(source, return_tensors="pt", truncation=True).to(model.device)
-    model.generate(**inputs, streamer=streamer, generator=seeded(), **SINGLE)
+    model.generate(**inputs, streamer=streamer, generator=seeded(), num_inference_steps=3, **SINGLE)
     table = Table(show_header=False, width=120)
     table.add_row("source", escape(source))
     for step, draft in enumerate(streamer.drafts, 1):
@@ -119,7 +120,7 @@ def show_writing(
 def systems_to_time(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gpt2: PreTrainedModel, sources: list[str]
 ) -> list[System]:
-    """YAN as it is shipped and with a single candidate, and GPT-2, which writes as many tokens as YAN did."""
+    """YAN in one and in three steps, and GPT-2, which writes as many tokens as YAN did."""
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
 
     def yan(item: dict, **options) -> int:
@@ -133,11 +134,10 @@ def systems_to_time(
     inputs = [{"source": tokenizer(text, return_tensors="pt").to(model.device)} for text in sources]
     for item in inputs:
         item["length"] = yan(item)
-    options = model.generation_config
-    systems = [System("YAN, 1 prior x 1 length", lambda item: yan(item, **SINGLE), inputs)]
-    if options.num_candidates * options.num_length_candidates > 1:
-        name = f"YAN, {options.num_candidates} priors x {options.num_length_candidates} lengths"
-        systems.insert(0, System(name, yan, inputs))
+    systems = [
+        System(name, functools.partial(yan, num_inference_steps=steps, **SINGLE), inputs)
+        for name, steps in (("YAN, 1 step", 1), ("YAN, 3 steps", 3))
+    ]
     return [*systems, System(GPT2, baseline, inputs)]
 
 
