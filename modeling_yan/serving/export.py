@@ -15,6 +15,7 @@ is kept.
 
 import argparse
 import contextlib
+import logging as python_logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -212,7 +213,13 @@ def quantize(path: Path) -> None:
     """Weights of matrix products as int8, a scale for each output channel; activations are rounded as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(path, path, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+    # It advises a preparation that `fold_constants` was.
+    python_logging.disable(python_logging.WARNING)
+    try:
+        products = ["MatMul", "Gemm"]
+        quantize_dynamic(path, path, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=products)
+    finally:
+        python_logging.disable(python_logging.NOTSET)
 
 
 def write_graph(graph: nn.Module, inputs: dict, shapes: dict, outputs: list[str], path: Path) -> Callable:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from modeling_yan.evaluation.baselines import (
+    agreement,
     bart_baseline,
     check,
     compiled_gpt2_baseline,
@@ -86,3 +87,21 @@ def test_a_model_with_room_for_blanks_is_checked_against_its_plain_call():
     assert answers.shape == (2, 20)
     assert system.is_right(source, answers)
     assert not system.is_right(source, (answers + 1) % 50)
+
+
+def test_agreement_counts_a_token_more_once():
+    expected = torch.tensor([[5, 6, 7, 8, 9], [4, 4, 4, 4, 4]])
+    assert agreement(expected, expected) == 1
+    assert agreement(expected, torch.tensor([[3, 5, 6, 7, 8], [4, 4, 4, 4, 4]])) == pytest.approx(0.9)
+    assert agreement(expected, expected + 10) == 0
+
+
+def test_a_runtime_writes_in_the_place_of_the_model_that_checks_it(model):
+    other = copy.deepcopy(model)
+    system = yan_system(model, 1, runtime=other, runtime_name="other")
+    source = torch.randint(4, 500, (2, 7))
+    assert system.name == "YAN, 1 step, other"
+    assert check(system, source, 20) == "passed"
+    with torch.no_grad():
+        other.decoder.lm_head.weight.neg_()
+    assert check(system, source, 20) is None
