@@ -36,6 +36,13 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def split_heads(states: torch.Tensor, head_dim: int, implementation: str) -> torch.Tensor:
+    """(B, L, d) -> (B, heads, L, head size), or as it is for an attention that splits heads by itself."""
+    if implementation == WHOLE_HEADS:
+        return states
+    return states.view(*states.shape[:-1], -1, head_dim).transpose(1, 2)
+
+
 class YanAttention(nn.Module):
     """Multi-head attention without positions or causality, over the sequence itself or over another one."""
 
@@ -52,9 +59,7 @@ class YanAttention(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        if self.config._attn_implementation == WHOLE_HEADS:
-            return states
-        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
+        return split_heads(states, self.head_dim, self.config._attn_implementation)
 
     def project_key_value(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (B, heads, L, head size) of the states (B, L, d) attended to; constant over ODE steps."""
@@ -100,7 +105,7 @@ class YanJointAttention(nn.Module):
             setattr(self, name, nn.Linear(width, width))
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
+        return split_heads(states, self.head_dim, self.config._attn_implementation)
 
     def project_key_value(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (B, heads, Lx, head size) of source states (B, Lx, d)."""
@@ -114,7 +119,7 @@ class YanJointAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As `YanAttention.forward`; the mask is over source and canvas, one behind the other."""
         query, key, value = (self._split_heads(p(hidden_states)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        key, value = torch.cat([key_value[0], key], dim=2), torch.cat([key_value[1], value], dim=2)
+        key, value = torch.cat([key_value[0], key], dim=-2), torch.cat([key_value[1], value], dim=-2)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )

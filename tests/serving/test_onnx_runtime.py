@@ -44,7 +44,16 @@ MODELS = {
 }
 # One export shows a hosted encoder, a single expert and blanks, the other three experts and positions from both ends.
 MODELS["bert"] |= {**WITH_BLANKS, "num_experts": 1}
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mamba", "roberta", "modernbert", "bart", "t5")]
+MODELS["joint flow"] = {
+    "encoder_config": HOSTED["bert"].to_dict(),
+    "flow_from_encoder": True,
+    "flow_layers": 2,
+    "cross_attention_layers": [0, 1],
+}
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("joint flow", "mamba", "roberta", "modernbert", "bart", "t5")
+]
 
 
 @pytest.fixture(scope="module", params=["attention", "bert", *SLOW])
