@@ -1,12 +1,15 @@
 """
-Trains a baseline of YAN from scratch with the stock Trainer on a source-target task: GPT-2-shaped, BART-shaped, or
-masked diffusion in LLaDA's way. The first two also serve as teachers.
+Trains a baseline of YAN with the stock Trainer on a source-target task. From scratch: GPT-2-shaped, BART-shaped, or
+masked diffusion in LLaDA's way; the first two also serve as teachers. Or from a pretrained encoder, which also gives
+the decoder its layers (BERT2BERT, arXiv 1907.12461).
 
     python benchmarks/run_baseline.py --architecture gpt2 --task e2e_nlg --dataset_name ../shared/data/e2e_nlg \
         --tokenizer_name examples/models/yan-e2e --output_dir outputs/gpt2-e2e
     python benchmarks/run_baseline.py --architecture masked_diffusion --like outputs/yan-babi --training_flops 2e14 \
         --task babi_qa1 --dataset_name ../shared/data/babi_qa1 --tokenizer_name outputs/yan-babi \
         --output_dir outputs/diffusion-babi
+    python benchmarks/run_baseline.py --architecture bert2bert --encoder NAME_OR_DIR --task sst2 \
+        --dataset_name ../shared/data/sst2 --learning_rate 5e-5 --output_dir outputs/bert2bert-sst2
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +21,7 @@ from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     DataCollatorForSeq2Seq,
+    EncoderDecoderModel,
     GPT2Config,
     GPT2LMHeadModel,
     HfArgumentParser,
@@ -28,11 +32,11 @@ from transformers import (
 )
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.common.arguments import parse_arguments, run_script
-from modeling_yan.common.hub import read_config, read_tokenizer
+from modeling_yan.common.arguments import parse_arguments, run_script, token_ids
+from modeling_yan.common.hub import read_config, read_tokenizer, readable
 from modeling_yan.data.loading import select_split
 from modeling_yan.data.tasks import Task, evaluation_rows, load_splits
-from modeling_yan.data.tokenization import set_truncation_side, tokenize_pairs
+from modeling_yan.data.tokenization import end_token_id, set_truncation_side, tokenize_pairs
 from modeling_yan.evaluation.baselines import closest_width
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
@@ -41,10 +45,17 @@ from modeling_yan.training.scoring import score_splits
 
 @dataclass
 class BaselineArguments:
-    architecture: Literal["gpt2", "bart", "masked_diffusion"] = field(metadata={"help": "Shape of the model."})
+    architecture: Literal["gpt2", "bart", "masked_diffusion", "bert2bert"] = field(
+        metadata={"help": "Shape of the model."}
+    )
     task: str = field(metadata={"help": "Name in configuration/tasks, or a YAML file."})
     dataset_name: str = field(metadata={"help": "Hub name, local folder, or a CSV, JSON or Parquet file."})
-    tokenizer_name: str = field(metadata={"help": "Tokenizer folder or Hub name; YAN's own, to be comparable."})
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer folder or Hub name; YAN's own, to be comparable, or the encoder's."}
+    )
+    encoder: str | None = field(
+        default=None, metadata={"help": "bert2bert: folder or Hub name of the encoder that it begins with."}
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the tokenizer."})
     max_source_length: int | None = field(default=None, metadata={"help": "Tokens of a source, instead of the task's."})
     max_target_length: int | None = field(
@@ -58,7 +69,10 @@ class BaselineArguments:
         default=None, metadata={"help": "Train for this many FLOPs instead of max_steps."}
     )
     hidden_size: int = field(default=192, metadata={"help": "Width, where `like` does not decide it."})
-    layers: int = field(default=6, metadata={"help": "GPT-2: layers. BART: layers of encoder and decoder together."})
+    layers: int = field(default=6, metadata={"help": "GPT-2: layers. BART: of encoder and decoder together."})
+    decoder_layers: int | None = field(
+        default=None, metadata={"help": "BART: how many of `layers` are the decoder's; half of them by default."}
+    )
     num_attention_heads: int = field(default=4, metadata={"help": "Attention heads."})
     init_std: float = field(default=0.02, metadata={"help": "Initial standard deviation of the weights."})
     attn_implementation: str = field(
@@ -68,12 +82,12 @@ class BaselineArguments:
 
 
 def build_bart(arguments: BaselineArguments, positions: int, width: int, **ids) -> BartForConditionalGeneration:
-    encoder_layers = arguments.layers // 2
+    decoder_layers = arguments.decoder_layers or (arguments.layers + 1) // 2
     config = BartConfig(
         max_position_embeddings=positions,
         d_model=width,
-        encoder_layers=encoder_layers,
-        decoder_layers=arguments.layers - encoder_layers,
+        encoder_layers=arguments.layers - decoder_layers,
+        decoder_layers=decoder_layers,
         encoder_attention_heads=arguments.num_attention_heads,
         decoder_attention_heads=arguments.num_attention_heads,
         encoder_ffn_dim=4 * width,
@@ -85,6 +99,22 @@ def build_bart(arguments: BaselineArguments, positions: int, width: int, **ids) 
         **ids,
     )
     return BartForConditionalGeneration(config)
+
+
+def build_bert2bert(encoder: str, tokenizer: PreTrainedTokenizerBase) -> EncoderDecoderModel:
+    """An encoder, and a decoder of its layers with new cross-attention; its CLS and SEP begin and end answers."""
+    with readable(encoder):
+        model = EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, encoder)
+    ids = token_ids(tokenizer)
+    chosen = {
+        "decoder_start_token_id": ids["bos_token_id"],
+        "eos_token_id": ids["eos_token_id"],
+        "pad_token_id": ids["pad_token_id"],
+    }
+    for name, value in chosen.items():
+        setattr(model.config, name, value)
+    model.generation_config.update(**chosen)
+    return model
 
 
 def build_gpt2(arguments: BaselineArguments, positions: int, width: int, **ids) -> GPT2LMHeadModel:
@@ -111,8 +141,12 @@ def build_model(
     arguments: BaselineArguments, tokenizer: PreTrainedTokenizerBase, positions: int, width: int
 ) -> PreTrainedModel:
     """
-    A randomly initialised baseline over the tokenizer's vocabulary, with greedy decoding as its generation default.
+    A baseline over the tokenizer's vocabulary, with greedy decoding as its generation default.
     """
+    if arguments.architecture == "bert2bert":
+        model = build_bert2bert(arguments.encoder, tokenizer)
+        model.generation_config.update(do_sample=False, num_beams=1)
+        return model
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     ids["vocab_size"] = len(tokenizer)
     if arguments.architecture == "bart":
@@ -151,14 +185,36 @@ def training_rows(
     # Masked diffusion learns where to end by writing EOS on the rest of its canvas.
     fill = arguments.architecture == "masked_diffusion"
     pairs = tokenize_pairs(texts, tokenizer, task.max_source_length, task.max_target_length, fill_canvas=fill)
-    return pairs if arguments.architecture == "bart" else pairs.map(join_for_causal, desc="join")
+    two_parts = arguments.architecture in ("bart", "bert2bert")
+    return pairs if two_parts else pairs.map(join_for_causal, desc="join")
+
+
+def check_arguments(arguments: BaselineArguments) -> None:
+    """
+    Raises:
+        ValueError: for arguments that exclude each other, before anything is read.
+    """
+    from_encoder = arguments.architecture == "bert2bert"
+    if from_encoder != (arguments.encoder is not None):
+        raise ValueError(f"architecture={arguments.architecture} with encoder={arguments.encoder}: they go together")
+    if from_encoder and arguments.like:
+        raise ValueError(f"like={arguments.like} chooses a width, which the encoder has already; leave it out")
+    if arguments.decoder_layers is not None and not 0 < arguments.decoder_layers < arguments.layers:
+        raise ValueError(
+            f"decoder_layers={arguments.decoder_layers} must lie between 1 and {arguments.layers - 1}: encoder and "
+            f"decoder share layers={arguments.layers}"
+        )
+    if not from_encoder and arguments.tokenizer_name is None:
+        raise ValueError("tokenizer_name is needed for a model from scratch; give YAN's own")
 
 
 def main() -> None:
     arguments, training = parse_arguments(HfArgumentParser((BaselineArguments, TrainingArguments)))
+    check_arguments(arguments)
     resume = prepare_run(training)
     task = Task.load(arguments.task).with_lengths(arguments.max_source_length, arguments.max_target_length)
-    tokenizer = read_tokenizer(arguments.tokenizer_name, trust_remote_code=arguments.trust_remote_code)
+    tokenizer_name = arguments.tokenizer_name or arguments.encoder
+    tokenizer = read_tokenizer(tokenizer_name, trust_remote_code=arguments.trust_remote_code)
     set_truncation_side(tokenizer, task.truncation_side)
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
     train = training_rows(arguments, select_split(splits, "train", arguments.dataset_name), tokenizer, task)
@@ -175,7 +231,7 @@ def main() -> None:
     )
     report = {
         "architecture": arguments.architecture,
-        "hidden_size": width,
+        "hidden_size": model.get_encoder().config.hidden_size if arguments.encoder else width,
         "train_rows": len(train),
         **run_training(trainer, training_flops=arguments.training_flops, resume=resume),
     }
@@ -185,7 +241,7 @@ def main() -> None:
         evaluation_rows(splits, arguments.max_eval_samples),
         task,
         batch_size=training.per_device_eval_batch_size,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=end_token_id(tokenizer),
         progress="generate",
     )
     finish_run(trainer, report)

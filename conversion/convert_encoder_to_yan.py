@@ -3,116 +3,25 @@ Makes a YAN around a pretrained encoder of transformers: its weights, embeddings
 and decoder of fitting width behind it.
 
     python conversion/convert_encoder_to_yan.py --encoder NAME_OR_DIR --output_dir DIR \
-        [--preset yan-base] [--push_to_hub ID]
+        [--config_overrides '{flow_layers: 2, flow_from_encoder: true}'] [--push_to_hub ID]
 
 For BERT, RoBERTa and ModernBERT, and the encoder half of BART and T5. The encoder keeps its own position scheme,
 whatever it is: before anything is kept, the written folder is loaded again and must give the original's hidden states
-exactly. The flow has a position table of its own. Nothing of the flow, the decoder and the length head is trained: go
-on with stages 1 and 2.
+exactly. Nothing of the flow, the decoder and the length head is trained: go on with `examples/run_flow.py`, which also
+takes the encoder itself (`--encoder`).
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel
 
-from modeling_yan import YanConfig, YanForConditionalGeneration
-from modeling_yan.common.arguments import run_script
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.common.arguments import ModelArguments, hosted_config, hosted_fields, load_tokenizer, run_script
 from modeling_yan.common.files import check_destination
-from modeling_yan.common.hub import (
-    push_folder,
-    read_config,
-    read_model_and_gaps,
-    read_tokenizer,
-    refuse_gaps,
-    write_folder,
-)
-from modeling_yan.common.paths import configuration_path
-from modeling_yan.configuration_yan import HOSTED_ENCODERS
-
-# What of a preset does not depend on the encoder.
-PRESET_FIELDS = ("flow_layers", "decoder_layers", "num_experts")
-# What AutoModel adds to an encoder, and YAN does not read.
-UNREAD = ("pooler.", "decoder.")
-# Longest text of an encoder whose positions are relative and have no end.
-DEFAULT_MAX_LENGTH = 1024
-
-
-def longest_text(encoder: PreTrainedConfig) -> int:
-    """Positions the encoder has; RoBERTa's table begins after the padding id."""
-    length = getattr(encoder, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
-    return length - encoder.pad_token_id - 1 if encoder.model_type == "roberta" else length
-
-
-def build_config(encoder: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None, preset: str) -> YanConfig:
-    """
-    Sizes from the encoder, the rest from the preset, token ids from the tokenizer (BERT's CLS and SEP as BOS and EOS).
-
-    Raises:
-        ValueError: for an encoder that cannot be hosted, or without an id that ends a text.
-    """
-    if encoder.model_type not in HOSTED_ENCODERS:
-        raise ValueError(
-            f"--encoder is of type {encoder.model_type!r}; the encoders that can be hosted are "
-            f"{sorted(HOSTED_ENCODERS)}. Models that read in one direction are none, and other position schemes have "
-            "not been shown to carry over"
-        )
-
-    def token_id(*names: str) -> int | None:
-        holders = [encoder] if tokenizer is None else [tokenizer]
-        found = (getattr(holder, f"{name}_token_id", None) for holder in holders for name in names)
-        return next((value for value in found if value is not None), None)
-
-    options = json.loads(configuration_path("models", f"{preset}.json").read_text(encoding="utf-8"))
-    ids = {
-        "pad_token_id": token_id("pad"),
-        "bos_token_id": token_id("bos", "cls"),
-        "eos_token_id": token_id("eos", "sep"),
-        "mask_token_id": token_id("mask"),
-    }
-    if ids["eos_token_id"] is None:
-        raise ValueError("neither tokenizer nor encoder names an EOS or SEP token; a YAN needs one to end its texts")
-    return YanConfig(
-        vocab_size=encoder.vocab_size,
-        hidden_size=encoder.hidden_size,
-        num_attention_heads=encoder.num_attention_heads,
-        max_position_embeddings=longest_text(encoder),
-        encoder_config=encoder.to_dict(),
-        **{name: options[name] for name in PRESET_FIELDS},
-        **ids,
-    )
-
-
-def load_encoder(name: str) -> PreTrainedModel:
-    """
-    The pretrained encoder in float32; of a sequence-to-sequence model its encoder half.
-
-    Raises:
-        ValueError: for an encoder that cannot be hosted, cannot be read or lacks weights.
-    """
-    config = read_config(name)
-    if config.model_type not in HOSTED_ENCODERS:
-        # Not worth loading.
-        build_config(config, None, "yan-base")
-    model, missing = read_model_and_gaps(AutoModel, name, dtype=torch.float32)
-    refuse_gaps(name, [weight for weight in missing if not weight.startswith(UNREAD)], model)
-    return (model.get_encoder() if model.config.is_encoder_decoder else model).eval()
-
-
-def host(encoder: PreTrainedModel, config: YanConfig) -> YanForConditionalGeneration:
-    """A YAN with the encoder's weights in place."""
-    model = YanForConditionalGeneration(config).eval()
-    backbone = model.model.encoder.backbone
-    weights = encoder.state_dict()
-    backbone.load_state_dict({name: weights[name] for name in backbone.state_dict()})
-    return model
+from modeling_yan.common.hub import push_folder, readable, write_folder
+from modeling_yan.from_encoder_yan import load_encoder
 
 
 def compare(model: YanForConditionalGeneration, encoder: PreTrainedModel) -> None:
@@ -152,8 +61,7 @@ tags:
 The encoder of `{source}` ({encoder.model_type}, {encoder.num_hidden_layers} layers, width {encoder.hidden_size}) inside
 a YAN (arXiv 2604.15009) with {config.flow_layers} flow layers and {config.num_experts} experts,
 {model.num_parameters():,} parameters in all. **The flow, the decoder and the length head are untrained**: the encoder's
-hidden states equal the original's, but the model cannot write before `examples/run_autoencoder.py` and
-`examples/run_flow.py` have been run on it.
+hidden states equal the original's, but the model cannot write before `examples/run_flow.py` has been run on it.
 
 ```python
 from transformers import AutoModelForSeq2SeqLM
@@ -167,14 +75,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", required=True, help="Hub name or folder of the pretrained model")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--preset", default="yan-base", help="flow and decoder depth and experts: configuration/models")
+    parser.add_argument("--preset", help="what stands around the encoder: configuration/models")
+    parser.add_argument("--config_overrides", help="config fields to change, as YAML: '{flow_layers: 2}'")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
     parser.add_argument("--push_to_hub", metavar="ID", help="repository to upload the folder to")
     arguments = parser.parse_args()
     check_destination(arguments.output_dir)
-    encoder = load_encoder(arguments.encoder)
-    tokenizer = read_tokenizer(arguments.encoder, trust_remote_code=arguments.trust_remote_code)
-    model = host(encoder, build_config(encoder.config, tokenizer, arguments.preset))
+    asked = ModelArguments(
+        encoder=arguments.encoder,
+        preset=arguments.preset or ModelArguments.preset,
+        config_overrides=arguments.config_overrides,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    hosted_config(asked)
+    tokenizer = load_tokenizer(asked)
+    with readable(arguments.encoder):
+        encoder = load_encoder(arguments.encoder)
+    model = YanForConditionalGeneration.from_encoder(encoder, tokenizer, **hosted_fields(asked))
     compare(model, encoder)
     repository = arguments.push_to_hub or arguments.output_dir.name
     card = model_card(model, arguments.encoder, repository)

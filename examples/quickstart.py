@@ -208,7 +208,7 @@ def show_finetuning(name: str, tokenizer: PreTrainedTokenizerBase, seconds: floa
     # differentiate than fused attention at these lengths on a CPU.
     changed = {"canvas_ratio": 1.0, "training_config": {"unroll_steps": 1}, "attn_implementation": "eager"}
     model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, **changed)
-    adapter = get_peft_model(model.to(default_device()), lora_config(32))
+    adapter = get_peft_model(model.to(default_device()), lora_config(model, 32))
     # The method's layout without its heading, and cut short: the tokenizer knows restaurants, other words fall to
     # pieces.
     task = dataclasses.replace(Task.load("dbpedia_14"), source="{title} {content}", max_source_length=48)

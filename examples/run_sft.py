@@ -54,7 +54,7 @@ def main() -> None:
         train_dataset=train,
         eval_dataset=splits.get("validation") or splits.get("test"),
         processing_class=tokenizer,
-        peft_config=lora_config(data.lora_r) if data.use_lora else None,
+        peft_config=lora_config(model, data.lora_r) if data.use_lora else None,
         embedding_learning_rate=model_arguments.embedding_learning_rate,
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
     )

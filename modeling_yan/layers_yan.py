@@ -68,10 +68,10 @@ class YanEmbeddings(YanPositionEmbeddings):
 
 
 class YanFeedForward(nn.Module):
-    def __init__(self, config: YanConfig, intermediate_size: int):
+    def __init__(self, config: YanConfig, intermediate_size: int, hidden_act: str | None = None):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, intermediate_size)
-        self.act_fn = ACT2FN[config.hidden_act]
+        self.act_fn = ACT2FN[hidden_act or config.hidden_act]
         self.down_proj = nn.Linear(intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -119,6 +119,9 @@ class YanDecoder(nn.Module):
         super().__init__()
         self.loss_chunk_size = config.training_config.loss_chunk_size
         self.layers = nn.ModuleList([YanDecoderLayer(config) for _ in range(config.decoder_layers)])
+        # A table that is not this decoder's own has a scale of its own, which the norm's weight answers to.
+        tied = config.tie_word_embeddings
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if tied else None
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
 
     def states(self, latents: torch.Tensor) -> torch.Tensor:
@@ -126,7 +129,7 @@ class YanDecoder(nn.Module):
         hidden_states = latents.to(self.lm_head.weight.dtype)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
-        return hidden_states
+        return hidden_states if self.final_norm is None else self.final_norm(hidden_states)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         return self.lm_head(self.states(latents))

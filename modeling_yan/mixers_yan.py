@@ -79,6 +79,44 @@ class YanAttention(nn.Module):
         return self.out_proj(output.reshape(hidden_states.shape)), weights
 
 
+class YanJointAttention(nn.Module):
+    """
+    Attention of a canvas to a source and to itself in one softmax. The source has keys and values of its own, which
+    stay the same at every step.
+    """
+
+    def __init__(self, config: YanConfig):
+        super().__init__()
+        self.config, width, hosted = config, config.hidden_size, config.encoder_config
+        self.head_dim = width // hosted.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        for name in ("q_proj", "k_proj", "v_proj", "source_k_proj", "source_v_proj", "out_proj"):
+            setattr(self, name, nn.Linear(width, width))
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
+
+    def project_key_value(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, heads, Lx, head size) of source states (B, Lx, d)."""
+        return self._split_heads(self.source_k_proj(states)), self._split_heads(self.source_v_proj(states))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        key_value: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `YanAttention.forward`; the mask is over source and canvas, one behind the other."""
+        query, key, value = (self._split_heads(p(hidden_states)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        key, value = torch.cat([key_value[0], key], dim=2), torch.cat([key_value[1], value], dim=2)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attention(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling)
+        return self.out_proj(output.reshape(hidden_states.shape)), weights
+
+
 class YanNearIdentity(nn.Linear):
     """
     A square projection. A class of its own because it starts near the identity (`YanPreTrainedModel._init_weights`).

@@ -22,7 +22,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import HfArgumentParser
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, HfArgumentParser, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
@@ -108,6 +109,35 @@ def pinned_draws(rows: int, positions: int, seed: int = 0, hidden_size: int = 16
         "timesteps": torch.rand(rows, generator=generator),
         "expert_indices": torch.randint(num_experts, (rows, positions), generator=generator),
     }
+
+
+def word_piece_tokenizer() -> PreTrainedTokenizerFast:
+    """As BERT's: CLS begins a text and SEP ends it; there is no EOS."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "pub", "##s", "near"]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", **names)
+
+
+def tiny_bert(folder: Path | None = None, seed: int = 0, **sizes) -> BertModel:
+    """A BERT over the entries of `word_piece_tokenizer`, saved to a folder with it where one is given."""
+    torch.manual_seed(seed)
+    options = {
+        "vocab_size": 9,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": 24,
+        "pad_token_id": 0,
+    }
+    bert = randomize(BertModel(BertConfig(**{**options, **sizes}))).eval()
+    if folder is not None:
+        bert.save_pretrained(folder)
+        word_piece_tokenizer().save_pretrained(folder)
+    return bert
 
 
 def fingerprint(model: torch.nn.Module) -> str:

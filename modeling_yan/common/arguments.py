@@ -16,14 +16,24 @@ from transformers import HfArgumentParser, PreTrainedModel, PreTrainedTokenizerB
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.canvas_yan import text_room
-from modeling_yan.common.hub import check_config_file, read_model, read_model_and_gaps, read_tokenizer, refuse_gaps
+from modeling_yan.common.hub import (
+    check_config_file,
+    read_config,
+    read_model,
+    read_model_and_gaps,
+    read_tokenizer,
+    readable,
+    refuse_gaps,
+)
 from modeling_yan.common.paths import configuration_path
 from modeling_yan.common.precision import choose_precision, is_main_process
-from modeling_yan.configuration_yan import TRAINING_FIELDS, YanConfig
+from modeling_yan.configuration_yan import DEFAULT_TOKEN_IDS, TRAINING_FIELDS, YanConfig
+from modeling_yan.from_encoder_yan import OF_ENCODER, config_around
 
 FILES_OF_ARGUMENTS = (".yaml", ".yml", ".json")
 # What a run is given where neither flags nor a recipe say otherwise, in configuration/training.
 NEW_MODEL_DEFAULTS, LOADED_MODEL_DEFAULTS = "default.yaml", "default_finetuning.yaml"
+HOSTED_MODEL_DEFAULTS = "default_pretrained.yaml"
 # How long training lasts: an explicit number of updates or epochs wins over FLOPs.
 BUDGETS = ("max_steps", "num_train_epochs", "training_flops")
 
@@ -35,11 +45,18 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Folder or Hub name of a YAN to start from (any stage); else a new model."}
     )
+    encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub name of a pretrained encoder of transformers (BERT, RoBERTa, ModernBERT, BART, T5) "
+            "to build a new model around."
+        },
+    )
     preset: str = field(
         default="yan-tiny", metadata={"help": "Sizes of a new model: configuration/models/<preset>.json."}
     )
     tokenizer_name: str | None = field(
-        default=None, metadata={"help": "Tokenizer folder or Hub name; the model's by default."}
+        default=None, metadata={"help": "Tokenizer folder or Hub name; the model's or the encoder's by default."}
     )
     trust_remote_code: bool = field(
         default=False,
@@ -58,6 +75,10 @@ class ModelArguments:
     ema_decay: float | None = field(default=None, metadata={"help": "Average the weights with this decay."})
     embedding_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the token embeddings; that of everything else by default."}
+    )
+    encoder_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of a pretrained encoder; that of everything else by default."},
     )
     training_flops: float | None = field(
         default=None,
@@ -131,8 +152,11 @@ def default_options(parser: HfArgumentParser, given: Mapping[str, str]) -> dict:
     What a run is given that has no recipe: the defaults of a new model, or of one that is loaded. Of their config
     overrides those stand that neither the preset nor the overrides that were given name.
     """
-    name = LOADED_MODEL_DEFAULTS if "model_name_or_path" in given else NEW_MODEL_DEFAULTS
+    loaded, hosted = "model_name_or_path" in given, "encoder" in given
+    name = LOADED_MODEL_DEFAULTS if loaded else HOSTED_MODEL_DEFAULTS if hosted else NEW_MODEL_DEFAULTS
     options = read_recipe(str(configuration_path("training", name)), parser)
+    if "encoder" in given.get("freeze", "").split(","):
+        options.pop("encoder_learning_rate", None)
     if "config_overrides" in options:
         preset = configuration_path("models", f"{given.get('preset', options['preset'])}.json")
         own = json.loads(preset.read_text(encoding="utf-8"))
@@ -290,12 +314,12 @@ def load_preset(name: str, **overrides) -> YanConfig:
 
 def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
     """
-    The tokenizer of `tokenizer_name`, or else of `model_name_or_path`.
+    The tokenizer of `tokenizer_name`, or else of `model_name_or_path` or `encoder`.
 
     Raises:
         ValueError: if neither is given, or it cannot be read, or only by running code that comes with it.
     """
-    name = arguments.tokenizer_name or arguments.model_name_or_path
+    name = arguments.tokenizer_name or arguments.model_name_or_path or arguments.encoder
     if name is None:
         raise ValueError("tokenizer_name is needed for a new model")
     return read_tokenizer(name, trust_remote_code=arguments.trust_remote_code)
@@ -314,15 +338,69 @@ def check_model_arguments(arguments: ModelArguments) -> YanConfig:
         OSError: if there is no such checkpoint or preset.
     """
     overrides = arguments.overrides
+    if arguments.encoder is not None:
+        config = hosted_config(arguments)
+        check_pretrained_rates(config, arguments)
+        return config
     if arguments.model_name_or_path is None:
-        return load_preset(arguments.preset, **overrides)
+        config = load_preset(arguments.preset, **overrides)
+        check_pretrained_rates(config, arguments)
+        return config
     check_config_file(arguments.model_name_or_path, YanForConditionalGeneration)
     try:
         config = YanConfig.from_pretrained(arguments.model_name_or_path, **overrides)
     except StrictDataclassError as error:
         raise ValueError(f"config_overrides={arguments.config_overrides!r}: {error}") from None
-    check_embedding_rate(config, arguments.embedding_learning_rate)
+    check_pretrained_rates(config, arguments)
     return config
+
+
+def hosted_fields(arguments: ModelArguments) -> dict:
+    """
+    Config fields of a model around `encoder` that arguments ask for: the overrides, and of a preset that was chosen
+    what the encoder does not decide.
+    """
+    preset: dict = {}
+    if arguments.preset != ModelArguments.preset:
+        preset = json.loads(configuration_path("models", f"{arguments.preset}.json").read_text(encoding="utf-8"))
+        decided = {*OF_ENCODER, "num_attention_heads", "intermediate_size", "max_position_embeddings"}
+        preset = {name: value for name, value in preset.items() if name not in decided | {*DEFAULT_TOKEN_IDS}}
+    return {**preset, **arguments.overrides}
+
+
+def hosted_config(arguments: ModelArguments) -> YanConfig:
+    """
+    The config of a new model around `encoder`, from configs and tokenizer alone.
+
+    Raises:
+        ValueError: for a model to start from beside it, and for what `config_around` refuses.
+    """
+    if arguments.model_name_or_path is not None:
+        raise ValueError(
+            f"encoder={arguments.encoder} begins a new model, and model_name_or_path={arguments.model_name_or_path} "
+            "goes on with one; leave one of them out"
+        )
+    encoder = read_config(arguments.encoder)
+    try:
+        return config_around(encoder, load_tokenizer(arguments), **hosted_fields(arguments))
+    except StrictDataclassError as error:
+        raise ValueError(f"config_overrides={arguments.config_overrides!r}: {error}") from None
+
+
+def check_pretrained_rates(config: YanConfig, arguments: ModelArguments) -> None:
+    """
+    Raises:
+        ValueError: for a learning rate of embeddings that come with a pretrained encoder, and for one of a pretrained
+            encoder where there is none, or where it is frozen.
+    """
+    check_embedding_rate(config, arguments.embedding_learning_rate)
+    rate = arguments.encoder_learning_rate
+    if rate is None:
+        return
+    if config.encoder_config is None:
+        raise ValueError(f"encoder_learning_rate={rate} is for a pretrained encoder; give --encoder, or leave it out")
+    if "encoder" in arguments.frozen_parts:
+        raise ValueError(f"encoder_learning_rate={rate}, but freeze={arguments.freeze}; leave one of them out")
 
 
 def check_embedding_rate(config: YanConfig, rate: float | None) -> None:
@@ -363,8 +441,8 @@ def build_model(
     whole: bool = False,
 ) -> PreTrainedModel:
     """
-    A model of any stage from a checkpoint of any stage (parts it lacks start fresh), or a new one from a preset over
-    the tokenizer's vocabulary.
+    A model of any stage from a checkpoint of any stage (parts it lacks start fresh), or a new one: around a pretrained
+    encoder, or from a preset over the tokenizer's vocabulary.
 
     Args:
         model_class: of this package.
@@ -386,6 +464,14 @@ def build_model(
             refuse_gaps(name, missing, model)
         say_what_starts_fresh(name, missing)
         return model
+    if arguments.encoder is not None:
+        with readable(arguments.encoder):
+            return model_class.from_encoder(
+                arguments.encoder,
+                tokenizer,
+                attn_implementation=arguments.attn_implementation,
+                **hosted_fields(arguments),
+            )
     fields_of_tokenizer = {"vocab_size": len(tokenizer), **token_ids(tokenizer)}
     return model_class(load_preset(arguments.preset, **{**fields_of_tokenizer, **overrides}))
 

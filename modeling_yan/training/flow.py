@@ -11,7 +11,6 @@ import yaml
 from datasets import Dataset
 from peft import get_peft_model
 from transformers import (
-    DataCollatorForSeq2Seq,
     HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -46,6 +45,12 @@ from modeling_yan.data.tokenization import (
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.training.adapters import lora_config
 from modeling_yan.training.budget import default_updates, with_earlier_stages
+from modeling_yan.training.encoder_states import (
+    EncoderStates,
+    StatesCollator,
+    remove_states,
+    states_of_frozen_encoder,
+)
 from modeling_yan.training.freezing import freeze
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
 from modeling_yan.training.samples import SamplesCallback
@@ -154,11 +159,11 @@ def check_flow_arguments(data: FlowDataArguments, model_arguments: ModelArgument
         ValueError: for arguments that exclude each other, before anything is read.
     """
     check_pair_arguments(data)
-    trained_before = model_arguments.tokenizer_name or model_arguments.model_name_or_path
+    trained_before = model_arguments.tokenizer_name or model_arguments.model_name_or_path or model_arguments.encoder
     if data.train_tokenizer and trained_before:
         raise ValueError(
             f"train_tokenizer={data.train_tokenizer} is for a new model; leave it out, or leave {trained_before!r} out "
-            "(tokenizer_name, model_name_or_path)"
+            "(tokenizer_name, model_name_or_path, encoder)"
         )
     if data.use_lora and model_arguments.model_name_or_path is None:
         raise ValueError("use_lora trains an adapter of a model that is there; give model_name_or_path, too")
@@ -245,7 +250,9 @@ def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, see
     """
     # 1. What can be told from arguments and configs alone.
     check_flow_arguments(data, model_arguments)
-    config, new = check_model_arguments(model_arguments), model_arguments.model_name_or_path is None
+    # A pretrained encoder has tokenizer and positions already.
+    config = check_model_arguments(model_arguments)
+    new = model_arguments.model_name_or_path is None and model_arguments.encoder is None
     trained_before = bool(model_arguments.tokenizer_name) or not new
     tokenizer = load_tokenizer(model_arguments) if trained_before else None
     # 2. The texts.
@@ -278,7 +285,8 @@ def grow_positions(model_arguments: ModelArguments, loaded: FlowData) -> dict:
     and where its positions were given.
     """
     config = check_model_arguments(model_arguments)
-    given = model_arguments.model_name_or_path is not None or "max_position_embeddings" in model_arguments.overrides
+    starts = (model_arguments.model_name_or_path, model_arguments.encoder)
+    given = any(starts) or "max_position_embeddings" in model_arguments.overrides
     needed = max(loaded.task.max_source_length, math.ceil(loaded.task.max_target_length * config.canvas_ratio))
     if given or needed <= config.max_position_embeddings or needed > MOST_POSITIONS:
         return {}
@@ -305,7 +313,7 @@ def build_flow_model(model_arguments: ModelArguments, data: FlowDataArguments, l
     if loaded.fill_canvas:
         model.generation_config.update(length_mode="canvas", max_new_tokens=loaded.task.max_target_length)
     if data.use_lora:
-        return get_peft_model(model, lora_config(data.lora_r))
+        return get_peft_model(model, lora_config(model, data.lora_r))
     freeze(model, model_arguments.frozen_parts)
     return model
 
@@ -329,7 +337,9 @@ def build_trainer(
     *,
     ema_decay: float | None = None,
     embedding_learning_rate: float | None = None,
+    encoder_learning_rate: float | None = None,
     num_samples: int = 0,
+    states: EncoderStates | None = None,
 ) -> YanSeq2SeqTrainer:
     """
     A trainer that evaluates by what the model writes.
@@ -340,7 +350,9 @@ def build_trainer(
         training: `predict_with_generate` is set.
         ema_decay: of averaged weights; none by default.
         embedding_learning_rate: of the token embeddings; that of everything else by default.
+        encoder_learning_rate: of a pretrained encoder; that of everything else by default.
         num_samples: answers shown and kept at each evaluation.
+        states: of the training rows, where the encoder is frozen.
     """
     training.predict_with_generate = True
     chosen = loaded.chosen
@@ -349,10 +361,11 @@ def build_trainer(
         args=training,
         train_dataset=loaded.train,
         eval_dataset=None if chosen is None else loaded.tokenize(chosen),
-        data_collator=DataCollatorForSeq2Seq(loaded.tokenizer),
+        data_collator=StatesCollator(loaded.tokenizer, states=states),
         processing_class=loaded.tokenizer,
         compute_metrics=None if chosen is None else text_metrics(loaded.tokenizer, chosen),
         embedding_learning_rate=embedding_learning_rate,
+        encoder_learning_rate=encoder_learning_rate,
         callbacks=[EMACallback(ema_decay)] if ema_decay else None,
     )
     if chosen is not None and num_samples and training.eval_strategy != "no":
@@ -392,18 +405,25 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
     if not model_arguments.has_budget:
         labels = are_few(loaded.texts["target"][:])
         training.max_steps = default_updates(len(loaded.train), training, labels=labels)
+    loaded.train, states = states_of_frozen_encoder(model, loaded.train, training)
+    if states is not None:
+        say(f"the encoder is frozen: its states are computed once, {states.values.nbytes / 2**20:,.0f} MiB on disk")
     trainer = build_trainer(
         model,
         loaded,
         training,
         ema_decay=model_arguments.ema_decay,
         embedding_learning_rate=model_arguments.embedding_learning_rate,
+        encoder_learning_rate=model_arguments.encoder_learning_rate,
         num_samples=data.num_samples,
+        states=states,
     )
     held_out = "".join(f", {len(rows):,} {name} sources" for name, rows in loaded.held_out.items())
     lengths = f"up to {loaded.task.max_source_length} tokens read and {loaded.task.max_target_length} written"
     say(f"{model.num_parameters():,} parameters, {len(loaded.train):,} training pairs{held_out}; {lengths}")
     report = run_training(trainer, training_flops=model_arguments.training_flops, resume=resume)
+    if trainer.is_world_process_zero():
+        remove_states(training.output_dir)
     report |= {"train_rows": len(loaded.train), "last_terms": trainer.last_terms()}
     seen = evaluation_rows({"validation": loaded.texts}, SCORED_TRAINING_ROWS)["validation"]
     report |= score_splits(

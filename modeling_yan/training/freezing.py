@@ -29,8 +29,10 @@ def freeze(model: PreTrainedModel, parts: Collection[str]) -> int:
     unknown = set(parts) - set(PARTS)
     if unknown:
         raise ValueError(f"freeze={sorted(unknown)} are not parts of a model; there are {sorted(PARTS)}")
-    prefixes = tuple(PARTS[part] for part in parts)
-    # Those of a hosted encoder have other names.
+    # The canvas's positions beside a hosted encoder are the flow's: the encoder was pretrained without them.
+    hosted = getattr(model.config, "encoder_config", None) is not None
+    prefixes = tuple("encoder.backbone." if hosted and part == "encoder" else PARTS[part] for part in parts)
+    # Token embeddings of a hosted encoder have other names.
     tokens = {id(p) for p in model.get_input_embeddings().parameters()} if "embeddings" in parts else set()
     trainable = 0
     for name, parameter in model.named_parameters():

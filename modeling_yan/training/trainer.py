@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 
 from modeling_yan.common.arguments import check_embedding_rate
+from modeling_yan.encoder_yan import YanHostedEncoder
 from modeling_yan.losses_yan import LOSS_TERMS
 from modeling_yan.training.checkpoints import last_complete_checkpoint
 
@@ -107,14 +108,23 @@ class YanTrainerMixin:
         embedding_learning_rate: of the token embeddings, with the schedule of all others, whose rate it is by default.
             They begin at a standard deviation of 1 (`config.embedding_std`), twenty times that of a GPT-2, and at the
             others' rate they stay what they were drawn as.
+        encoder_learning_rate: of a pretrained encoder with its embeddings, in the same way. What has been learned
+            before moves less than what begins.
 
     Raises:
         ValueError: for a learning rate of embeddings that come with a pretrained encoder, and for Trainer's
             `label_smoothing_factor`, which smooths next-token logits that YAN does not have.
     """
 
-    def __init__(self, *args, embedding_learning_rate: float | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        embedding_learning_rate: float | None = None,
+        encoder_learning_rate: float | None = None,
+        **kwargs,
+    ):
         self.embedding_learning_rate = embedding_learning_rate
+        self.encoder_learning_rate = encoder_learning_rate
         self.forget_logs()
         super().__init__(*args, **kwargs)
         self.add_callback(RankSeedCallback())
@@ -144,28 +154,40 @@ class YanTrainerMixin:
         # When the first batch was added, in seconds and in updates.
         self._since, self._since_update = 0.0, 0
 
+    def _rates_of_their_own(self) -> dict[str, tuple[float, list[torch.nn.Parameter]]]:
+        """Name of an option -> learning rate and parameters that do not have everybody's."""
+        model, rates = self.accelerator.unwrap_model(self.model), {}
+        if self.embedding_learning_rate is not None:
+            table = model.get_input_embeddings().weight
+            rates["embedding_learning_rate"] = (self.embedding_learning_rate, [table])
+        if self.encoder_learning_rate is not None:
+            hosted = [m for m in model.modules() if isinstance(m, YanHostedEncoder)]
+            parameters = [p for module in hosted for p in module.backbone.parameters()]
+            rates["encoder_learning_rate"] = (self.encoder_learning_rate, parameters)
+        return rates
+
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         """
-        As in Trainer; token embeddings in a group of their own where they have a learning rate of their own.
+        As in Trainer; parts with a learning rate of their own in groups of their own.
 
         Raises:
-            ValueError: for a learning rate of embeddings that are not trained.
+            ValueError: for a learning rate of a part that is not trained.
         """
-        optimizer, rate = super().create_optimizer(*args, **kwargs), self.embedding_learning_rate
-        if rate is None or any("embeddings" in group for group in optimizer.param_groups):
-            return optimizer
-        table = self.accelerator.unwrap_model(self.model).get_input_embeddings().weight
-        for group in optimizer.param_groups:
-            others = [parameter for parameter in group["params"] if parameter is not table]
-            if len(others) < len(group["params"]):
-                group["params"] = others
-                options = {name: value for name, value in group.items() if name != "params"}
-                optimizer.add_param_group({**options, "params": [table], "lr": rate, "embeddings": True})
-                return optimizer
-        raise ValueError(
-            f"embedding_learning_rate={rate}, but the token embeddings are not trained; leave it out, or do not freeze "
-            "them"
-        )
+        optimizer = super().create_optimizer(*args, **kwargs)
+        for name, (rate, parameters) in self._rates_of_their_own().items():
+            if any(group.get("option") == name for group in optimizer.param_groups):
+                continue
+            own, found = {id(parameter) for parameter in parameters}, False
+            for group in list(optimizer.param_groups):
+                others = [parameter for parameter in group["params"] if id(parameter) not in own]
+                moved = [parameter for parameter in group["params"] if id(parameter) in own]
+                if moved:
+                    found, group["params"] = True, others
+                    options = {key: value for key, value in group.items() if key != "params"}
+                    optimizer.add_param_group({**options, "params": moved, "lr": rate, "option": name})
+            if not found:
+                raise ValueError(f"{name}={rate}, but that part is not trained; leave it out, or do not freeze it")
+        return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)

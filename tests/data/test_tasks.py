@@ -11,6 +11,16 @@ ROWS = {
         {"meaning_representation": "name[A]", "human_reference": "A is a pub."},
         ("name[A]", "A is a pub.", ["A is a pub."]),
     ),
+    "sentiment": ({"sentence": "a nice film", "label": 1}, ("sentiment: a nice film", "positive", ["positive"])),
+    "topic": ({"text": "Goal at the end", "label": 1}, ("topic: Goal at the end", "sports", ["sports"])),
+    "entity": (
+        {"title": "Loch Ness", "content": "A lake.", "label": 7},
+        ("entity: Loch Ness A lake.", "nature", ["nature"]),
+    ),
+    "reading": (
+        {"context": "Mary went home.", "question": "Where is Mary?", "answers": {"text": ["at home", "home"]}},
+        ("question: Where is Mary? text: Mary went home.", "home", ["at home", "home"]),
+    ),
     "babi_qa1": (
         {"context": "Mary went home.", "question": "Where is Mary?", "answer": "home"},
         (

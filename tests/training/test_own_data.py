@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_from_disk
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, HfArgumentParser, PreTrainedTokenizerFast, Seq2SeqTrainingArguments
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
@@ -25,7 +24,7 @@ from modeling_yan.training.budget import default_updates
 from modeling_yan.training.flow import FlowDataArguments, build_flow_model, give_away, load_flow_data
 from modeling_yan.training.trainer import YanSeq2SeqTrainer
 
-from ..helpers import ON_CPU, ran, refused, tiny_config, tiny_model
+from ..helpers import ON_CPU, ran, refused, tiny_config, tiny_model, word_piece_tokenizer
 
 ROWS = [{"question": f"which number follows {i}", "answer": f"it is {i + 1}"} for i in range(40)]
 COLUMNS = {"source_column": "question", "target_column": "answer"}
@@ -392,15 +391,9 @@ def test_an_adapter_needs_a_model(csv_file, tmp_path):
 # Tokenizers without EOS
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def word_pieces() -> PreTrainedTokenizerFast:
-    """As BERT's: CLS begins a text and SEP ends it; there is no EOS."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "pub", "##s", "near"]
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", **names)
+    return word_piece_tokenizer()
 
 
 def test_sep_ends_targets_and_cls_does_not_begin_them(word_pieces):

@@ -38,6 +38,8 @@ DEFAULT_TOKEN_IDS = {"pad_token_id": 128256, "bos_token_id": 128000, "eos_token_
 HOSTED_ENCODERS = ("bart", "bert", "modernbert", "roberta", "t5")
 # Positions that the convolution in front of "conv_attention" sees.
 CONV_ATTENTION_SIZE = 5
+# Those whose layers a flow can begin with: they share BERT's form.
+FLOW_ENCODERS = ("bert", "roberta")
 
 # Sizes beyond these are typing errors, and would fill memory before anything else could be said about them.
 MOST_LAYERS, MOST_PARAMETERS = 1000, 10**12
@@ -208,6 +210,9 @@ class YanConfig(PreTrainedConfig):
         mamba_intermediate_size (`int`, *optional*): Feed-forward width of Mamba blocks; `intermediate_size` if unset.
         encoder_config (`dict` or `PreTrainedConfig`, *optional*): Of a pretrained encoder from transformers that takes
             the place of YAN's own; its type is one of `HOSTED_ENCODERS`. `encoder_layers` is then its number of layers.
+        flow_from_encoder (`bool`, defaults to `False`): Whether the flow's layers have the form of a hosted encoder's
+            (BERT's), so that they can begin with its weights, as `from_encoder` has them do: one softmax over source
+            and canvas, norms behind their sums.
         num_experts (`int`, defaults to 4): Expert velocity fields K; 1 is plain flow matching.
         experts_implementation (`str`, defaults to `"auto"`): How a token's own expert is computed: `"loop"` (expert
             after expert, the reference), `"grouped_mm"` (one grouped product), `"dense"` (all experts, then the token's
@@ -232,6 +237,8 @@ class YanConfig(PreTrainedConfig):
         pad_token_id, bos_token_id, eos_token_id, mask_token_id (`int`, *optional*): Those of Llama-3 with a pad and a
             mask token added, where the vocabulary has them; `None` in a smaller one.
         classifier_dropout (`float`, *optional*): Dropout before classification heads; `hidden_dropout_prob` if unset.
+        tie_word_embeddings (`bool`, defaults to `False`): With a hosted encoder, whether the output projection is its
+            table of token embeddings, behind a layer norm, instead of a second table.
 
     Keys of `YanTrainingConfig` are also read at the top level, where older folders have them.
 
@@ -275,6 +282,7 @@ class YanConfig(PreTrainedConfig):
     mamba_scan: Literal["auto", "sequential", "chunked", "doubling", "kernel"] = "auto"
     mamba_intermediate_size: int | None = None
     encoder_config: dict | PreTrainedConfig | None = None
+    flow_from_encoder: bool = False
     num_experts: int = 4
     experts_implementation: Literal["auto", "loop", "grouped_mm", "dense"] = "auto"
     gate_temperature: float | int = 1.0
@@ -400,10 +408,10 @@ class YanConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_act={self.hidden_act!r} is no activation of transformers; there are {sorted(ACT2FN)}"
             )
-        if self.tie_word_embeddings:
+        if self.tie_word_embeddings and self.encoder_config is None:
             raise ValueError(
-                "tie_word_embeddings=True ties nothing: the output projection begins as the token embeddings and is "
-                "trained apart; leave it out"
+                "tie_word_embeddings=True is for a hosted encoder (encoder_config): with YAN's own, the output "
+                "projection begins as the token embeddings and is trained apart; leave it out"
             )
         self._validate_canvas()
         self._validate_layers()
@@ -458,6 +466,8 @@ class YanConfig(PreTrainedConfig):
                 "reverse_positions=True needs YAN's own encoder, whose positions the canvas shares; leave "
                 "encoder_config out"
             )
+        if self.flow_from_encoder:
+            self._validate_joint_flow()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
@@ -470,6 +480,24 @@ class YanConfig(PreTrainedConfig):
         if len(set(layers)) != len(layers) or any(not 0 <= i < self.flow_layers for i in layers):
             raise ValueError(
                 f"cross_attention_layers={layers} must be distinct indices below flow_layers={self.flow_layers}"
+            )
+
+    def _validate_joint_flow(self):
+        hosted = self.encoder_config
+        if hosted is None or hosted.model_type not in FLOW_ENCODERS:
+            kind = None if hosted is None else hosted.model_type
+            raise ValueError(
+                f"flow_from_encoder=True needs an encoder_config of {list(FLOW_ENCODERS)}, got {kind!r}; leave it out"
+            )
+        if self.flow_mixer != "attention" or self.cross_attention_layers != list(range(self.flow_layers)):
+            raise ValueError(
+                f"flow_from_encoder=True has layers that attend to source and canvas at once; leave out flow_mixer="
+                f"{self.flow_mixer!r} and cross_attention_layers={self.cross_attention_layers}"
+            )
+        if self.flow_layers > hosted.num_hidden_layers:
+            raise ValueError(
+                f"flow_layers={self.flow_layers} is more than the encoder's {hosted.num_hidden_layers} layers, from "
+                "which they begin (flow_from_encoder=True)"
             )
 
     def _validate_token_ids(self):

@@ -25,6 +25,7 @@ from .flow_matching_yan import (
     target_velocity,
     time_grid,
 )
+from .from_encoder_yan import YanFromEncoderMixin
 from .generation_yan import YanGenerationMixin
 from .input_checks_yan import check_choice, check_labels, may_look_at
 from .layers_yan import YanDecoder, YanLengthHead
@@ -45,7 +46,7 @@ from .pretrained_yan import YanPreTrainedModel
 from .velocity_field_yan import FlowCondition
 
 
-class YanForMaskedLM(YanPreTrainedModel):
+class YanForMaskedLM(YanPreTrainedModel, YanFromEncoderMixin):
     """Stage 1, the autoencoder: reads corrupted text, gives back clean text position by position."""
 
     _keys_to_ignore_on_load_unexpected = [*FLOW_KEYS, r"^length_head\."]
@@ -55,6 +56,7 @@ class YanForMaskedLM(YanPreTrainedModel):
         super().__init__(config)
         self.model = YanModel(config, add_velocity_field=False)
         self.decoder = YanDecoder(config)
+        self.tie_head()
         self.post_init()
 
     def get_output_embeddings(self):
@@ -119,7 +121,7 @@ class YanForMaskedLM(YanPreTrainedModel):
         )
 
 
-class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLikelihoodMixin):
+class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLikelihoodMixin, YanFromEncoderMixin):
     """Stages 2 and 3: source -> target through the mixture of learned velocity fields."""
 
     accepts_loss_kwargs = True
@@ -131,6 +133,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         self.model = YanModel(config)
         self.decoder = YanDecoder(config)
         self.length_head = YanLengthHead(config) if config.length_head else None
+        self.tie_head()
         self.post_init()
         self.generation_config = self.default_generation_config()
 

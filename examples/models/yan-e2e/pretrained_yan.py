@@ -12,10 +12,11 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, logging
 
 from .configuration_yan import YanConfig
+from .flow_layers_yan import YanModulation
 from .layers_yan import YanEncoderLayer
 from .mixers_yan import YanAttention, YanMambaDirection, YanNearIdentity
 from .model_card_yan import model_card
-from .velocity_field_yan import YanExperts, YanModulation
+from .velocity_field_yan import YanExperts
 
 logger = logging.get_logger(__name__)
 
@@ -29,7 +30,14 @@ class YanPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["YanEmbeddings", "YanEncoderLayer", "YanFlowLayer", "YanDecoderLayer", "YanExperts"]
+    _no_split_modules = [
+        "YanEmbeddings",
+        "YanEncoderLayer",
+        "YanFlowLayer",
+        "YanJointFlowLayer",
+        "YanDecoderLayer",
+        "YanExperts",
+    ]
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": YanEncoderLayer, "attentions": YanAttention}
@@ -55,6 +63,8 @@ class YanPreTrainedModel(PreTrainedModel):
                 chunks = torch.zeros(module.out_features // self.config.hidden_size, self.config.hidden_size)
                 chunks[0::2] = 1
                 init.copy_(module.bias, chunks.flatten())
+                if self.config.flow_from_encoder:
+                    init.zeros_(module.weight)
         elif isinstance(module, nn.Conv1d):
             # Each channel has its own filter, as wide as the kernel; torch's default variance, whatever
             # initializer_range.
@@ -97,6 +107,20 @@ class YanPreTrainedModel(PreTrainedModel):
         if self.config.encoder_config is None:
             scale = self.config.embedding_std * self.config.hidden_size**0.5
             init.copy_(head.weight, self.get_input_embeddings().weight / scale)
+
+    def tie_head(self) -> None:
+        """With `config.tie_word_embeddings`, names the table that the output projection shares; before `post_init`."""
+        if self.config.tie_word_embeddings:
+            table = self.get_input_embeddings().weight
+            name = next(name for name, parameter in self.named_parameters() if parameter is table)
+            self._tied_weights_keys = {"decoder.lm_head.weight": name}
+
+    @torch.no_grad()
+    def start_tied_head(self) -> None:
+        """Scales what a tied output projection reads, so that logits of a wrong token have standard deviation 1."""
+        if self.config.tie_word_embeddings:
+            table = self.get_input_embeddings().weight
+            self.decoder.final_norm.weight.fill_(1 / (table.std().item() * table.shape[1] ** 0.5))
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
         """

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_yan import YanConfig
+from .flow_layers_yan import YanFlowLayer, YanJointFlowLayer
 from .flow_matching_yan import evaluation_times, solve_mixture_ode, velocity_from_data
-from .layers_yan import YanFeedForward, feed_forward_size, masked_mean_pool
-from .mixers_yan import MIXERS, YanCrossAttention, mixer_mask
+from .layers_yan import masked_mean_pool
+from .mixers_yan import mixer_mask
 
 try:
     from transformers.integrations.moe import _grouped_mm
@@ -44,66 +44,6 @@ class YanTimeEmbedding(nn.Module):
         angles = timesteps.float()[:, None] * torch.exp(frequencies * (-math.log(10000) / (self.half - 1)))
         sinusoids = torch.cat([angles.sin(), angles.cos()], dim=-1)
         return self.act_fn(self.proj(sinusoids.to(self.proj.weight.dtype)))
-
-
-class YanModulation(nn.Linear):
-    """Time embedding -> (scale, shift) pairs of a flow layer. A class of its own because scales start at 1."""
-
-    def __init__(self, config: YanConfig, num_chunks: int):
-        super().__init__(config.hidden_size, num_chunks * config.hidden_size)
-
-
-def modulated_norm(norm: nn.LayerNorm, states: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """
-    `scale * norm(states) + shift` for a norm without weights; one kernel where all rows have the same time.
-
-    Args:
-        states: (B, L, d).
-        scale, shift: (B or 1, 1, d).
-    """
-    if scale.shape[0] == 1:
-        return F.layer_norm(states, norm.normalized_shape, scale.flatten(), shift.flatten(), norm.eps)
-    return torch.addcmul(shift, norm(states), scale)
-
-
-class YanFlowLayer(GradientCheckpointingLayer):
-    """Block with adaptive layer norms: token mixer, cross-attention to the source (if listed), feed-forward."""
-
-    def __init__(self, config: YanConfig, layer_idx: int):
-        super().__init__()
-        self.has_cross_attention = layer_idx in config.cross_attention_layers
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, elementwise_affine=False)
-        self.mixer = MIXERS[config.flow_mixer](config)
-        self.feed_forward = YanFeedForward(config, feed_forward_size(config, config.flow_mixer))
-        self.cross_attention = YanCrossAttention(config) if self.has_cross_attention else None
-        # Chunks: (scale, shift) of the mixer, of the feed-forward, of the cross-attention.
-        self.num_chunks = 6 if self.has_cross_attention else 4
-        self.modulation = YanModulation(config, self.num_chunks)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def modulate(self, time_embedding: torch.Tensor) -> torch.Tensor:
-        """Scales and shifts for time embeddings (n, d): (n, 1, chunks, d). They depend on t alone."""
-        chunks = self.modulation(F.gelu(time_embedding))
-        return chunks.view(time_embedding.shape[0], 1, self.num_chunks, -1)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        modulation: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        cross_key: torch.Tensor | None = None,
-        cross_value: torch.Tensor | None = None,
-        cross_attention_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        chunks = modulation.unbind(2)
-        normed = modulated_norm(self.norm, hidden_states, chunks[0], chunks[1])
-        hidden_states = hidden_states + self.dropout(self.mixer(normed, attention_mask)[0])
-        if self.has_cross_attention:
-            normed = modulated_norm(self.norm, hidden_states, chunks[4], chunks[5])
-            attended, _ = self.cross_attention(normed, cross_attention_mask, (cross_key, cross_value))
-            hidden_states = hidden_states + self.dropout(attended)
-        normed = modulated_norm(self.norm, hidden_states, chunks[2], chunks[3])
-        return hidden_states + self.dropout(self.feed_forward(normed))
 
 
 @dataclass
@@ -312,7 +252,11 @@ class YanVelocityField(nn.Module):
         super().__init__()
         self.config = config
         self.time_embedding = YanTimeEmbedding(config)
-        self.layers = nn.ModuleList([YanFlowLayer(config, i) for i in range(config.flow_layers)])
+        # Layers of an encoder's form take what its embeddings give, which ends in a norm.
+        joint = config.flow_from_encoder
+        self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if joint else None
+        layer = YanJointFlowLayer if joint else YanFlowLayer
+        self.layers = nn.ModuleList([layer(config, i) for i in range(config.flow_layers)])
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.experts = YanExperts(config)
         self.gate = YanGate(config)
@@ -345,18 +289,13 @@ class YanVelocityField(nn.Module):
         if canvas_mask is not None:
             # A row without any position attends to all of them: its output is ignored, but must be finite.
             attended = canvas_mask.bool() | ~canvas_mask.bool().any(-1, keepdim=True)
+        source_mask = None if encoder_attention_mask is None else repeat(encoder_attention_mask)
         return FlowCondition(
             position_embeddings=position_embeddings,
             pooled=repeat(masked_mean_pool(encoder_hidden_states, encoder_attention_mask)),
             canvas_mask=canvas_mask,
             attention_mask=mixer_mask(self.config.flow_mixer, self.config, canvas, attended),
-            cross_attention_mask=create_bidirectional_mask(
-                config=self.config,
-                inputs_embeds=canvas,
-                attention_mask=None if encoder_attention_mask is None else repeat(encoder_attention_mask),
-                # Only its batch size, length and dtype are read.
-                encoder_hidden_states=encoder_hidden_states[:1].expand(canvas.shape[0], -1, -1),
-            ),
+            cross_attention_mask=self._cross_mask(canvas, attended, encoder_hidden_states, source_mask),
             cross_key_values=[
                 tuple(repeat(states) for states in layer.cross_attention.project_key_value(encoder_hidden_states))
                 if layer.has_cross_attention
@@ -365,13 +304,34 @@ class YanVelocityField(nn.Module):
             ],
         )
 
+    def _cross_mask(self, canvas, canvas_mask, source, source_mask) -> torch.Tensor | None:
+        """
+        Mask of what the canvas (N, L, d) attends to beside itself, as the attention function takes it: the source
+        (B, Lx, d); in joint layers source and canvas, one behind the other.
+        """
+        attended, length, rows = source_mask, source.shape[1], canvas.shape[0]
+        if self.config.flow_from_encoder:
+            length += canvas.shape[1]
+            if source_mask is not None or canvas_mask is not None:
+                ones = canvas.new_ones((), dtype=torch.bool)
+                parts = (source_mask, source.shape[1]), (canvas_mask, canvas.shape[1])
+                attended = torch.cat([ones.expand(rows, n) if m is None else m.bool() for m, n in parts], dim=1)
+        return create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=canvas,
+            attention_mask=attended,
+            # Only its batch size, length and dtype are read.
+            encoder_hidden_states=source[:1, :1].expand(rows, length, -1),
+        )
+
     def modulate(self, time_embedding: torch.Tensor) -> list[torch.Tensor]:
         """Per layer the scales and shifts (n, 1, chunks, d) for n time embeddings (n, d)."""
         return [layer.modulate(time_embedding) for layer in self.layers]
 
     def trunk(self, x_t: torch.Tensor, modulations: list[torch.Tensor], condition: FlowCondition) -> torch.Tensor:
         """Shared trunk at states (B, L, d); `modulations` have B rows or one for all. Returns (B, L, d)."""
-        hidden_states = self.dropout(x_t.to(condition.position_embeddings.dtype) + condition.position_embeddings)
+        hidden_states = x_t.to(condition.position_embeddings.dtype) + condition.position_embeddings
+        hidden_states = self.dropout(hidden_states if self.input_norm is None else self.input_norm(hidden_states))
         for layer, modulation, (key, value) in zip(self.layers, modulations, condition.cross_key_values, strict=True):
             hidden_states = layer(
                 hidden_states, modulation, condition.attention_mask, key, value, condition.cross_attention_mask

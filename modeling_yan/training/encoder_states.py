@@ -1,0 +1,130 @@
+"""States of a frozen encoder, computed once and kept on disk, so that an update costs the flow alone."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, TrainingArguments
+
+from modeling_yan.encoder_yan import YanHostedEncoder
+
+STATES_FILE = "encoder_states.f32"
+# Column that says which row of the file belongs to a training row.
+ROW = "row"
+
+
+@dataclass
+class EncoderStates:
+    """
+    States of the sources of a data set, one row behind the other.
+
+    Args:
+        values: (tokens, d) float32, memory-mapped.
+        starts: where each row begins, and where the last one ends (rows + 1,).
+    """
+
+    values: np.ndarray
+    starts: np.ndarray
+
+    def of(self, row: int) -> torch.Tensor:
+        """(tokens of the row, d), a copy."""
+        return torch.from_numpy(np.array(self.values[self.starts[row] : self.starts[row + 1]]))
+
+
+@dataclass
+class StatesCollator(DataCollatorForSeq2Seq):
+    """As `DataCollatorForSeq2Seq`; rows that have stored states bring them as `encoder_outputs`."""
+
+    states: EncoderStates | None = None
+
+    def __call__(self, features, return_tensors=None):
+        rows = [feature.get(ROW) for feature in features]
+        features = [{name: value for name, value in feature.items() if name != ROW} for feature in features]
+        batch = super().__call__(features, return_tensors)
+        if rows[0] is not None:
+            side = self.tokenizer.padding_side
+            batch["encoder_outputs"] = (
+                pad_sequence([self.states.of(row) for row in rows], batch_first=True, padding_side=side),
+            )
+        return batch
+
+
+def is_frozen(model: PreTrainedModel) -> bool:
+    """Whether no update changes what the encoder gives for a source."""
+    encoder = model.get_encoder()
+    # The canvas's positions, which stand beside a hosted encoder, do not change its states.
+    reader = encoder.backbone if isinstance(encoder, YanHostedEncoder) else encoder
+    return not any(parameter.requires_grad for parameter in reader.parameters())
+
+
+def room_for(rows: Dataset, width: int, folder: Path) -> bool:
+    """Whether a folder's disk holds the states of all rows, and as much again."""
+    needed = 4 * width * sum(map(len, rows["input_ids"]))
+    return shutil.disk_usage(folder).free > 2 * needed
+
+
+@torch.no_grad()
+def store_states(model: PreTrainedModel, rows: Dataset, folder: Path, batch_size: int) -> None:
+    """
+    Reads every source once, without dropout, and writes its states to `folder`.
+
+    Args:
+        model: with `get_encoder()`; stays in the mode that it is in.
+        rows: column `input_ids`, lists of ids without padding.
+        batch_size: sources read at a time, of similar lengths.
+    """
+    encoder, lengths = model.get_encoder(), np.array(list(map(len, rows["input_ids"])))
+    starts = np.concatenate([[0], lengths.cumsum()])
+    shape = (int(starts[-1]), model.config.hidden_size)
+    values = np.memmap(folder / STATES_FILE, dtype=np.float32, mode="w+", shape=shape)
+    was_training = encoder.training
+    encoder.eval()
+    for indices in np.array_split(lengths.argsort(kind="stable"), -(-len(lengths) // batch_size)):
+        sources = [torch.tensor(ids) for ids in rows.select(indices)["input_ids"]]
+        ids = pad_sequence(sources, batch_first=True).to(model.device)
+        mask = pad_sequence([torch.ones_like(source) for source in sources], batch_first=True).to(model.device)
+        states = encoder(ids, mask).last_hidden_state.float().cpu().numpy()
+        for index, row in zip(indices, states, strict=True):
+            values[starts[index] : starts[index + 1]] = row[: lengths[index]]
+    encoder.train(was_training)
+    values.flush()
+
+
+def load_states(rows: Dataset, width: int, folder: Path) -> EncoderStates:
+    """What `store_states` wrote for the same rows, in another process."""
+    starts = np.concatenate([[0], np.array(list(map(len, rows["input_ids"]))).cumsum()])
+    values = np.memmap(folder / STATES_FILE, dtype=np.float32, mode="r", shape=(int(starts[-1]), width))
+    return EncoderStates(values, starts)
+
+
+def states_of_frozen_encoder(
+    model: PreTrainedModel, rows: Dataset, training: TrainingArguments
+) -> tuple[Dataset, EncoderStates | None]:
+    """
+    Where the encoder is frozen, the training rows with a column that says which states are theirs, and those states,
+    which the first process computes for all; else, and where the disk is too small, the rows as they are, and None.
+
+    Args:
+        model: to be trained, frozen parts and all.
+        rows: tokenised.
+        training: its `output_dir` holds the file until `remove_states`.
+    """
+    folder, width = Path(training.output_dir), model.config.hidden_size
+    if not is_frozen(model) or not room_for(rows, width, folder):
+        return rows, None
+    model.to(training.device)
+    with training.main_process_first(desc="states of the frozen encoder"):
+        if training.process_index == 0:
+            store_states(model, rows, folder, 2 * training.train_batch_size)
+    # Trainer knows the columns that forward takes alone.
+    training.remove_unused_columns = False
+    return rows.add_column(ROW, list(range(len(rows)))), load_states(rows, width, folder)
+
+
+def remove_states(folder: str | Path) -> None:
+    """Removes the file of `store_states`, where there is one."""
+    (Path(folder) / STATES_FILE).unlink(missing_ok=True)

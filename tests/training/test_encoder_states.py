@@ -1,0 +1,123 @@
+"""States of a frozen encoder from disk train as the encoder itself would."""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.training.encoder_states import STATES_FILE, EncoderStates, StatesCollator, load_states, store_states
+from modeling_yan.training.freezing import freeze
+
+from ..helpers import ON_CPU, ran, refused, seeded, tiny_bert, word_piece_tokenizer
+
+TEXTS = ["pub near river", "near pubs", "river river pub near pubs", "pub"]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert")
+    tiny_bert(folder)
+    return folder
+
+
+@pytest.fixture
+def model(bert):
+    torch.manual_seed(0)
+    model = YanForConditionalGeneration.from_encoder(bert, flow_layers=1, num_experts=1)
+    freeze(model, ["encoder"])
+    return model
+
+
+def rows() -> Dataset:
+    tokenizer = word_piece_tokenizer()
+    pairs = [(tokenizer(text)["input_ids"], [8, 3]) for text in TEXTS]
+    return Dataset.from_list([{"input_ids": s, "attention_mask": [1] * len(s), "labels": t} for s, t in pairs])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_stored_states_give_the_losses_and_gradients_of_the_encoder(model, tmp_path, side):
+    data, tokenizer = rows(), word_piece_tokenizer()
+    tokenizer.padding_side = side
+    store_states(model.train(), data, tmp_path, batch_size=3)
+    assert model.training
+    states = load_states(data, 16, tmp_path)
+    assert isinstance(states, EncoderStates)
+    assert states.values.shape == (sum(map(len, data["input_ids"])), 16)
+    features = [{**data[i], "row": i} for i in (2, 0, 3)]
+    batch = StatesCollator(tokenizer, states=states)(features)
+    plain = StatesCollator(tokenizer)([data[i] for i in (2, 0, 3)])
+    assert "encoder_outputs" not in plain
+    results = []
+    for inputs in (batch, plain):
+        model.eval().zero_grad()
+        loss = model(**inputs, generator=seeded()).loss
+        loss.backward()
+        results.append((loss, model.model.flow.final_norm.weight.grad.clone()))
+    torch.testing.assert_close(results[0], results[1], atol=1e-6, rtol=1e-5)
+
+
+def test_a_frozen_encoder_is_read_once_and_the_file_goes(bert, tmp_path):
+    lines = [json.dumps({"q": text, "a": "pubs" if "river" in text else "near"}) for text in TEXTS * 5]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    options = {"train_file": "rows.jsonl", "source_column": "q", "target_column": "a", "max_steps": 2, **ON_CPU}
+    output = ran("examples/run_flow.py", cwd=tmp_path, encoder=bert, freeze="encoder", output_dir="out", **options)
+    assert "the encoder is frozen: its states are computed once" in output
+    assert not (tmp_path / "out" / STATES_FILE).exists()
+    before = YanForConditionalGeneration.from_encoder(bert)
+    after = YanForConditionalGeneration.from_pretrained(tmp_path / "out")
+    table, changed = "model.encoder.backbone.embeddings.word_embeddings.weight", "model.flow.final_norm.weight"
+    assert torch.equal(before.state_dict()[table], after.state_dict()[table])
+    assert not torch.equal(before.state_dict()[changed], after.state_dict()[changed])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["trained_parameters"] < report["parameters"]
+
+
+def test_an_encoders_own_rate_reaches_it_alone(bert, tmp_path):
+    lines = [json.dumps({"q": text, "a": "near"}) for text in TEXTS * 5]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    options = {"train_file": "rows.jsonl", "source_column": "q", "target_column": "a", "max_steps": 1, **ON_CPU}
+    ran(
+        "examples/run_flow.py",
+        cwd=tmp_path,
+        encoder=bert,
+        encoder_learning_rate=0.0,
+        warmup_steps=0,
+        output_dir="out",
+        **options,
+    )
+    before = YanForConditionalGeneration.from_encoder(bert).state_dict()
+    after = YanForConditionalGeneration.from_pretrained(tmp_path / "out").state_dict()
+    encoder = [name for name in before if name.startswith("model.encoder.backbone.")]
+    assert all(torch.equal(before[name], after[name]) for name in encoder)
+    assert not torch.equal(before["model.flow.final_norm.weight"], after["model.flow.final_norm.weight"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model_name_or_path": "yan"}, "encoder=bert begins a new model, and model_name_or_path=yan goes on"),
+        ({"train_tokenizer": 300}, "train_tokenizer=300 is for a new model"),
+        ({"embedding_learning_rate": 0.1}, "embedding_learning_rate=0.1 is for embeddings drawn at random"),
+        ({"encoder_learning_rate": 0.1, "freeze": "encoder"}, "encoder_learning_rate=0.1, but freeze=encoder"),
+        ({"config_overrides": "{hidden_size: 3}"}, "are the encoder's and cannot be changed"),
+    ],
+)
+def test_options_that_do_not_go_with_an_encoder_are_refused(bert, tmp_path, options, message):
+    (tmp_path / "bert").symlink_to(bert)
+    (tmp_path / "rows.csv").write_text("q,a\npub,near\n" * 9)
+    columns = {"train_file": "rows.csv", "source_column": "q", "target_column": "a"}
+    output = refused(
+        "examples/run_flow.py", cwd=tmp_path, encoder="bert", output_dir="out", **columns, **options, **ON_CPU
+    )
+    assert message in output
+
+
+def test_a_rate_without_a_pretrained_encoder_is_refused(tmp_path):
+    (tmp_path / "rows.csv").write_text("q,a\npub,near\n" * 9)
+    columns = {"train_file": "rows.csv", "source_column": "q", "target_column": "a"}
+    output = refused(
+        "examples/run_flow.py", cwd=tmp_path, encoder_learning_rate=0.1, output_dir="out", **columns, **ON_CPU
+    )
+    assert "encoder_learning_rate=0.1 is for a pretrained encoder; give --encoder" in output
