@@ -70,14 +70,19 @@ def row_seeds(
     input_ids: torch.LongTensor | None,
     attention_mask: torch.Tensor | None,
     batch_size: int,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     distinct: bool = True,
 ) -> list[int]:
     """
     One seed per row, from a draw of the generator (torch's global one if absent) and the row's tokens (B, Lx), so that
     a row's noise depends neither on its batch-mates nor on padding. Rows without ids count by their index; with
-    `distinct` a repeated row counts its repeats, and gets other seeds.
+    `distinct` a repeated row counts its repeats, and gets other seeds. With a generator for each row, each gets the
+    seed that it has in a batch of its own.
     """
+    if isinstance(generator, Sequence):
+        rows = [slice(row, row + 1) for row in range(batch_size)]
+        parts = [[None if x is None else x[row] for x in (input_ids, attention_mask)] for row in rows]
+        return [row_seeds(*part, 1, own)[0] for part, own in zip(parts, generator, strict=True)]
     options = {} if generator is None else {"generator": generator, "device": generator.device}
     base = int(torch.randint(2**62, (1,), **options))
     if input_ids is None:
@@ -239,7 +244,8 @@ class YanSamplingMixin:
             Ids (N, L), not yet cut, and mean log-probability (N,), both as `decode_latents` gives them; and the
             endpoint (N, L, d), or all states (steps + 1, N, L, d) with `output_trajectory`.
         """
-        condition = self.canvas_condition(x_0, source, source_mask, canvas_mask)
+        repeats = x_0.shape[0] // source.shape[0]
+        condition = self.canvas_condition(x_0.shape[1], source, source_mask, canvas_mask, repeats)
         states = self.solve(x_0, condition, uniform[0], options, on_draft)
         ids, scores = self.decode_latents(
             states[-1] if options.output_trajectory else states, canvas_mask, uniform[1], options
@@ -248,15 +254,18 @@ class YanSamplingMixin:
 
     def canvas_condition(
         self,
-        x_0: torch.Tensor,
+        length: int,
         source: torch.Tensor,
         source_mask: torch.Tensor | None,
         canvas_mask: torch.Tensor | None,
+        repeats: int = 1,
     ) -> FlowCondition:
-        """What stays the same along a trajectory; arguments as those of `write_canvas`."""
-        repeats = x_0.shape[0] // source.shape[0]
+        """
+        What stays the same along a trajectory on canvases of this length, `repeats` for each source; other arguments as
+        those of `write_canvas`.
+        """
         # Canvases begin at the left edge, so that only positions counted from the end depend on the mask.
-        positions = self.model.encoder.positions(x_0.shape[1], canvas_mask if self.config.reverse_positions else None)
+        positions = self.model.encoder.positions(length, canvas_mask if self.config.reverse_positions else None)
         return self.model.flow.condition(positions, source, source_mask, canvas_mask, repeats=repeats)
 
     def solve(
