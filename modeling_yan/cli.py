@@ -6,6 +6,7 @@ The console command, over the same code as the scripts in `examples/`.
     yan distill --teacher DIR --distilled_dir DIR --train_file my.csv --source_column question --target_column answer
     yan generate --model outputs/yan "a text of your own"
     yan export --model outputs/yan --output_dir outputs/onnx
+    yan serve --model outputs/yan --port 8000
 """
 
 import argparse
@@ -26,6 +27,7 @@ COMMANDS = {
     "distill": ("modeling_yan.training.distillation", "main", "train a model on the answers of a teacher"),
     "generate": ("modeling_yan.cli", "generate", "answer texts"),
     "export": ("modeling_yan.serving.export", "main", "write a model as graphs for ONNX Runtime"),
+    "serve": ("modeling_yan.serving.server", "main", "answer over HTTP, as OpenAI's completions API"),
 }
 
 
