@@ -82,8 +82,8 @@ class Limits(BaseModel):
     """
 
     prompts: int = 64
-    candidates: int = 64
-    steps: int = 128
+    candidates: int = 16
+    steps: int = 32
 
 
 class CompletionRequest(BaseModel):

@@ -10,6 +10,7 @@ requests in progress end. Needs the extra `serving`.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import signal
@@ -45,8 +46,8 @@ def parse() -> argparse.Namespace:
     add("--max_ongoing_requests", type=int, help="prompts that a replica holds; two batches by default")
     add("--max_queued_requests", type=int, default=256, help="prompts that wait for a replica; more get status 429")
     add("--max_prompts", type=int, default=64, help="prompts of one request")
-    add("--max_candidates", type=int, default=64, help="texts that are written for one prompt")
-    add("--max_inference_steps", type=int, default=128)
+    add("--max_candidates", type=int, default=16, help="texts that are written for one prompt")
+    add("--max_inference_steps", type=int, default=32)
     add("--request_timeout_s", type=float, default=60.0)
     add("--address", help="of a Ray cluster, or auto; a Ray of its own by default")
     add("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
@@ -171,7 +172,8 @@ def stop(arguments: argparse.Namespace) -> None:
 
     if not ray.is_initialized():
         return
-    serve.delete(APPLICATION)
+    with contextlib.suppress(TimeoutError):
+        serve.delete(APPLICATION)
     if arguments.address is None:
         serve.shutdown()
     ray.shutdown()
