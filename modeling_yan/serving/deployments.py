@@ -43,6 +43,7 @@ class ServerSettings:
         model: folder or Hub name.
         name: what requests call it.
         runtime: "torch" or "onnx".
+        dtype: of the weights in torch; see `Engine.load`.
         trust_remote_code: whether code that comes with the tokenizer may run.
         replicas, threads, gpus: copies of the model, and what each computes on.
         max_batch_size, batch_wait_ms: prompts of a batch at most, and how long the first of them waits for others.
@@ -55,6 +56,7 @@ class ServerSettings:
     model: str
     name: str
     runtime: str = "torch"
+    dtype: str = "float32"
     trust_remote_code: bool = False
     replicas: int = 1
     threads: int = 1
@@ -73,7 +75,12 @@ class EngineReplica:
 
     def __init__(self, settings: ServerSettings):
         torch.set_num_threads(settings.threads)
-        self.engine = Engine.load(settings.model, settings.runtime, trust_remote_code=settings.trust_remote_code)
+        self.engine = Engine.load(
+            settings.model,
+            settings.runtime,
+            dtype=settings.dtype,
+            trust_remote_code=settings.trust_remote_code,
+        )
         self.answer_batch.set_max_batch_size(settings.max_batch_size)
         self.answer_batch.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
 

@@ -20,6 +20,7 @@ from modeling_yan.generation_options_yan import GenerationOptions
 from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
 
 RUNTIMES = ("torch", "onnx")
+DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,15 @@ class Engine:
         self._one_at_a_time = threading.Lock()
 
     @classmethod
-    def load(cls, model: str, runtime: str = "torch", *, trust_remote_code: bool = False) -> "Engine":
+    def load(
+        cls, model: str, runtime: str = "torch", *, dtype: str = "float32", trust_remote_code: bool = False
+    ) -> "Engine":
         """
         Args:
             model: folder or Hub name; for "onnx" a folder that `yan export` wrote.
             runtime: "torch" (on the GPU if there is one) or "onnx".
+            dtype: of the weights in torch, "auto" for that of their file. In 16 bits two tokens may be equally
+                probable, and what shares a batch then decides between them.
             trust_remote_code: whether code that comes with the tokenizer may run.
 
         Raises:
@@ -129,7 +134,8 @@ class Engine:
         if runtime != "torch":
             raise ValueError(f"runtime={runtime!r} must be one of {RUNTIMES}")
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(read_model(YanForConditionalGeneration, model).to(device), tokenizer)
+        dtype = dtype if dtype == "auto" else getattr(torch, dtype)
+        return cls(read_model(YanForConditionalGeneration, model, dtype=dtype).to(device), tokenizer)
 
     def answer(self, rows: Sequence[Row]) -> list[Answer | Refusal]:
         """Answers rows, those with equal options in one call of `generate()`; what cannot be answered says why."""

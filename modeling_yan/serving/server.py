@@ -23,7 +23,7 @@ import torch
 from modeling_yan import YanConfig, YanForConditionalGeneration
 from modeling_yan.common.arguments import check_positive, run_script
 from modeling_yan.common.hub import check_config_file, read_tokenizer, readable
-from modeling_yan.serving.engine import RUNTIMES
+from modeling_yan.serving.engine import DTYPES, RUNTIMES
 from modeling_yan.serving.graph_folder import Manifest
 
 # Shared memory of a local Ray, in bytes: requests and answers are small.
@@ -36,6 +36,7 @@ def parse() -> argparse.Namespace:
     add("--model", required=True, help="folder or Hub name; for --runtime onnx what `yan export` wrote")
     add("--served_model_name", help="what requests call it; the folder's name by default")
     add("--runtime", default="torch", choices=RUNTIMES)
+    add("--dtype", default="float32", choices=DTYPES, help="of the weights in torch; auto is that of their file")
     add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     add("--port", type=int, default=8000)
     add("--replicas", type=int, default=1, help="copies of the model")
@@ -125,6 +126,7 @@ def settings_of(arguments: argparse.Namespace):
         model=str(folder.resolve()) if folder.is_dir() else arguments.model,
         name=arguments.served_model_name or (folder.resolve().name if folder.is_dir() else arguments.model),
         runtime=arguments.runtime,
+        dtype=arguments.dtype,
         trust_remote_code=arguments.trust_remote_code,
         replicas=arguments.replicas,
         threads=arguments.threads or max(1, torch.get_num_threads() // arguments.replicas),
