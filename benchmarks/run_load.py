@@ -22,10 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import numpy as np
 import torch
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
@@ -34,6 +32,7 @@ from modeling_yan.common.reports import machine, write_report
 from modeling_yan.data.loading import load_data, select_split
 from modeling_yan.data.tasks import Task
 from modeling_yan.serving.engine import Engine, Row
+from modeling_yan.serving.server import check_extra
 
 SEED = 0
 # What a server without batching is called by, and how it is started.
@@ -92,8 +91,10 @@ def served(arguments: argparse.Namespace, flags: list[str]) -> Iterator[str]:
             process.wait()
 
 
-async def batches(session: aiohttp.ClientSession, address: str) -> tuple[float, float]:
+async def batches(session, address: str) -> tuple[float, float]:
     """Batches and prompts that the server has answered since it began."""
+    from prometheus_client.parser import text_string_to_metric_families
+
     async with session.get(f"{address}/metrics") as response:
         families = text_string_to_metric_families(await response.text())
     samples = {sample.name: sample.value for family in families for sample in family.samples}
@@ -102,6 +103,8 @@ async def batches(session: aiohttp.ClientSession, address: str) -> tuple[float, 
 
 async def put_load(address: str, expected: dict[str, str], clients: int, seconds: float, load: Load) -> None:
     """Lets clients send requests for so many seconds, and waits for the last answers."""
+    import aiohttp
+
     prompts, begun, end = list(expected), 0, time.monotonic() + seconds
 
     async def client(session: aiohttp.ClientSession) -> None:
@@ -127,6 +130,8 @@ async def measure(address: str, expected: dict[str, str], clients: int, seconds:
     Raises:
         ValueError: for an answer that is another than the model's.
     """
+    import aiohttp
+
     await put_load(address, expected, clients, min(2.0, seconds), Load())
     async with aiohttp.ClientSession() as session:
         before = await batches(session, address)
@@ -188,6 +193,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
+    check_extra()
     expected, rows = expected_answers(arguments), []
     idle = os.getloadavg()[0]
     for system, flags in SYSTEMS.items():

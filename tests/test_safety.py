@@ -93,6 +93,7 @@ READS_TOKENIZERS = {
     "examples/run_distillation.py": {"teacher": "own", "distilled_dir": "answers", "tokenizer_name": "yan", **TRAINING},
     "examples/run_evaluation.py": {"model": "own", "output": "x.json", **E2E},
     "examples/run_batch_inference.py": {"model": "own", "split": "train", **E2E, "output_dir": "…"},
+    "examples/serve.py": {"model": "own"},
     "benchmarks/run_baseline.py": {"tokenizer_name": "own", "architecture": "gpt2", **TRAINING},
     "benchmarks/run_mixture_report.py": {"models": "own", "output": "x.json", **E2E},
     "conversion/convert_encoder_to_yan.py": {"encoder": "own_bert", "output_dir": "…"},

@@ -81,19 +81,27 @@ class EngineReplica:
             dtype=settings.dtype,
             trust_remote_code=settings.trust_remote_code,
         )
+        self.idle = asyncio.Event()
+        self.idle.set()
         self.answer_batch.set_max_batch_size(settings.max_batch_size)
         self.answer_batch.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
 
     @serve.batch
     async def answer_batch(self, rows: list[Row]) -> list[Answer | Refusal]:
-        # In a thread: what arrives meanwhile is the next batch.
-        results = await asyncio.to_thread(self.engine.answer, rows)
+        self.idle.clear()
+        try:
+            results = await asyncio.to_thread(self.engine.answer, rows)
+        finally:
+            self.idle.set()
         first = next((index for index, result in enumerate(results) if isinstance(result, Answer)), None)
         if first is not None:
             results[first] = replace(results[first], batch_size=len(rows))
         return results
 
     async def answer(self, row: Row) -> Answer | Refusal:
+        # Ray Serve closes a batch when its wait is over, whether or not it can begin. What arrives while one is written
+        # would be many small batches; kept back, it is one.
+        await self.idle.wait()
         return await self.answer_batch(row)
 
     async def stream(self, row: Row) -> AsyncIterator[Draft | Answer | Refusal]:

@@ -28,6 +28,8 @@ from modeling_yan.serving.graph_folder import Manifest
 
 # Shared memory of a local Ray, in bytes: requests and answers are small.
 OBJECT_STORE = 2**27
+# Prompts that a replica holds. Ray Serve looks for one with room in growing intervals, so that few would leave gaps.
+LEAST_ONGOING = 64
 
 
 def parse() -> argparse.Namespace:
@@ -44,7 +46,7 @@ def parse() -> argparse.Namespace:
     add("--gpus_per_replica", type=float, help="may be a fraction; 1 by default where torch sees a GPU, otherwise 0")
     add("--max_batch_size", type=int, default=32, help="prompts of a batch")
     add("--batch_wait_ms", type=float, default=5.0, help="how long a prompt waits for others")
-    add("--max_ongoing_requests", type=int, help="prompts that a replica holds; two batches by default")
+    add("--max_ongoing_requests", type=int, help="prompts that a replica holds; two batches by default, at least 64")
     add("--max_queued_requests", type=int, default=256, help="prompts that wait for a replica; more get status 429")
     add("--max_prompts", type=int, default=64, help="prompts of one request")
     add("--max_candidates", type=int, default=16, help="texts that are written for one prompt")
@@ -69,7 +71,7 @@ def check_extra() -> None:
     Raises:
         ValueError: where a package that the server needs is not installed.
     """
-    for name in ("ray", "fastapi", "prometheus_client"):
+    for name in ("ray", "fastapi", "aiohttp", "prometheus_client"):
         if importlib.util.find_spec(name) is None:
             raise ValueError(f'the server needs {name}, which is not installed: pip install "modeling-yan[serving]"')
 
@@ -115,7 +117,7 @@ def settings_of(arguments: argparse.Namespace):
 
     has_gpu = torch.cuda.is_available() and arguments.runtime == "torch"
     gpus = float(has_gpu) if arguments.gpus_per_replica is None else arguments.gpus_per_replica
-    ongoing = arguments.max_ongoing_requests or 2 * arguments.max_batch_size
+    ongoing = arguments.max_ongoing_requests or max(LEAST_ONGOING, 2 * arguments.max_batch_size)
     if arguments.max_prompts > arguments.max_queued_requests + arguments.replicas * ongoing:
         raise ValueError(
             f"--max_prompts {arguments.max_prompts} are more than replicas hold and --max_queued_requests "
@@ -184,8 +186,8 @@ def stop(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     arguments = parse()
-    check_extra()
     check_model(arguments)
+    check_extra()
     if arguments.address is None:
         check_port(arguments.host, arguments.port)
     settings = settings_of(arguments)

@@ -20,6 +20,7 @@ from modeling_yan.serving.engine import Engine
 from ..helpers import YAN_E2E, flags, free_port, process_environment, refused, seeded
 
 pytest.importorskip("ray")
+pytest.importorskip("aiohttp")
 prometheus = pytest.importorskip("prometheus_client.parser")
 # A server takes half a minute to start.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
