@@ -41,7 +41,7 @@ format: install
 
 # The code that travels with each model of the repository is the package's.
 hub-files:
-	for model in examples/models/*/; do rm -f $$model/*_yan.py && cp modeling_yan/*_yan.py $$model; done
+	for model in examples/models/*/; do rm -f $$model/*_yan.py && cp modeling_yan/*_yan.py modeling_yan/handler.py $$model; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info outputs

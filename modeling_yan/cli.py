@@ -7,6 +7,7 @@ The console command, over the same code as the scripts in `examples/`.
     yan evaluate --model outputs/yan --test_file test.csv
     yan generate --model outputs/yan "a text of your own"
     yan export --model outputs/yan --output_dir outputs/onnx
+    yan serve --model outputs/yan --port 8000
 """
 
 import argparse
@@ -29,6 +30,7 @@ COMMANDS = {
     "evaluate": ("modeling_yan.evaluation.evaluate", "main", "measure quality and speed of a model on a task"),
     "generate": ("modeling_yan.cli", "generate", "answer texts"),
     "export": ("modeling_yan.serving.export", "main", "write a model as graphs for ONNX Runtime"),
+    "serve": ("modeling_yan.serving.server", "main", "answer over HTTP, as OpenAI's completions API"),
 }
 
 

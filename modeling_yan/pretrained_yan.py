@@ -138,7 +138,10 @@ class YanPreTrainedModel(PreTrainedModel):
     def _save_code(self, folder: Path) -> None:
         here = Path(__file__).parent
         files = {file.name: file for file in here.glob("*_yan.py")}
-        for name in ("configuration_yan.py", "pipeline_yan.py"):
+        # Inference Endpoints look for it under this name.
+        if (here / "handler.py").is_file():
+            files["handler.py"] = here / "handler.py"
+        for name in ("configuration_yan.py", "pipeline_yan.py", "handler.py"):
             if name not in files:
                 # Loaded as remote code, which caches only what this file imports; the rest is where the model came
                 # from.

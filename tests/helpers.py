@@ -29,6 +29,8 @@ from transformers.utils import logging as transformers_logging
 from modeling_yan import YanConfig, YanForConditionalGeneration
 
 ROOT = Path(__file__).resolve().parents[1]
+# What travels with a saved model.
+HUB_FILES = [*sorted((ROOT / "modeling_yan").glob("*_yan.py")), ROOT / "modeling_yan" / "handler.py"]
 YAN_E2E = ROOT / "examples" / "models" / "yan-e2e"
 E2E_DATA = ROOT / "examples" / "data" / "e2e_nlg"
 VOCAB_SIZE = 53

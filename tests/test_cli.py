@@ -1,5 +1,6 @@
 """The console command: the scripts' own code under one name."""
 
+import importlib.util
 import io
 import json
 import os
@@ -125,3 +126,11 @@ def test_commands_that_there_are_not_are_answered_with_those_there_are(tmp_path)
     done = run_script_main(CLI, "dream", cwd=tmp_path)
     assert done.returncode == 2
     assert all(name in done.stderr for name in COMMANDS)
+
+
+def test_a_server_without_its_packages_says_which_extra_has_them(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
+    line = refused(CLI, "serve", cwd=tmp_path, model=YAN_E2E)
+    assert "the server needs ray" in line
+    assert 'pip install "modeling-yan[serving]"' in line

@@ -21,7 +21,7 @@ from modeling_yan import (
 )
 from modeling_yan.data.tokenization import train_tokenizer
 
-from .helpers import ROOT, YAN_E2E, seeded, source_batch, tiny_config, tiny_model
+from .helpers import HUB_FILES, YAN_E2E, seeded, source_batch, tiny_config, tiny_model
 
 TEXTS = [
     "name[The Vaults], eatType[pub], priceRange[more than £30]",
@@ -52,6 +52,7 @@ def test_folder_holds_everything_and_no_private_flags(folder):
         "configuration_yan.py",
         "flow_matching_yan.py",
         "generation_yan.py",
+        "handler.py",
         "layers_yan.py",
         "mixers_yan.py",
         "modeling_yan.py",
@@ -267,8 +268,8 @@ def test_config_round_trip_keeps_every_field():
 
 
 def test_the_shipped_model_carries_this_packages_code():
-    package = {file.name: file.read_bytes() for file in (ROOT / "modeling_yan").glob("*_yan.py")}
-    shipped = {file.name: file.read_bytes() for file in YAN_E2E.glob("*_yan.py")}
+    package = {file.name: file.read_bytes() for file in HUB_FILES}
+    shipped = {file.name: file.read_bytes() for file in YAN_E2E.glob("*.py")}
     assert shipped.keys() == package.keys()
     assert [name for name, text in package.items() if shipped[name] != text] == []
 

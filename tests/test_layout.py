@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from .helpers import HUB_FILES
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modeling_yan"
 # Each may import from those before it, and from itself.
 LAYERS = ["common", "data", "evaluation", "training", "serving"]
 SCRIPTS = ["conversion", "examples", "benchmarks"]
-HUB_FILES = sorted(PACKAGE.glob("*_yan.py"))
 INNER_FILES = sorted(path for layer in LAYERS for path in (PACKAGE / layer).glob("*.py"))
 SCRIPT_FILES = sorted(path for folder in SCRIPTS for path in (ROOT / folder).glob("*.py"))
 TRAVELS_WITH = {"torch", "transformers", "huggingface_hub"}

@@ -61,7 +61,7 @@ def exported(request, tmp_path_factory):
     """A model, and the graphs of it in one and in three steps."""
     tokenizer = train_tokenizer(TEXTS * 20, 300, 32)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "mask")}
-    model = tiny_model(vocab_size=len(tokenizer), **ids, **SIZES, **MODELS[request.param])
+    model = tiny_model(vocab_size=len(tokenizer), **ids, **{**SIZES, **MODELS[request.param]})
     folder = tmp_path_factory.mktemp("models")
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")

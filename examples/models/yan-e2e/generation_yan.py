@@ -155,7 +155,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         generation_config: GenerationConfig | None = None,
         *,
         streamer=None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         prior_noise: torch.FloatTensor | None = None,
         target_lengths: int | list[int] | torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
@@ -180,7 +180,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             generation_config: options, see below; any of them can be given as a keyword argument.
             streamer: gets the final ids by `put` (batch size 1); each step's draft by `put_draft` if it has it.
             generator: decides everything random. Draws depend on it and on the row's own tokens only, neither on
-                other rows nor on padding; repeated rows get different draws.
+                other rows nor on padding; repeated rows get different draws. A list holds one for each row, which
+                then gets what a call of its own would give it.
             prior_noise: the state at t = 0 instead of a draw: (B, L, d), or (B, num_candidates, L, d). No canvas is
                 longer than it; a shorter one uses its beginning.
             target_lengths: canvas length of each answer in tokens, EOS included: one for all or (B,). The paper's
@@ -223,12 +224,15 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         # 2.
         refuse_stock_pipeline()
         self._check_inputs(input_ids, attention_mask, inputs_embeds, encoder_outputs)
-        check_generator(generator)
+        for own in generator if isinstance(generator, list) else [generator]:
+            check_generator(own)
         check_streamer(streamer)
         if prior_noise is not None:
             check_finite("prior_noise", prior_noise)
         # 3.
         states, length_logits, mask = self._read(input_ids, attention_mask, inputs_embeds, encoder_outputs, options)
+        if isinstance(generator, list) and len(generator) != len(states):
+            raise ValueError(f"generator holds {len(generator)} generators for {len(states)} rows; pass one for each")
         if streamer is not None and len(states) * options.num_return_sequences > 1:
             raise ValueError(
                 f"a streamer takes one text, got {len(states)} rows x {options.num_return_sequences} return sequences"

@@ -70,14 +70,19 @@ def row_seeds(
     input_ids: torch.LongTensor | None,
     attention_mask: torch.Tensor | None,
     batch_size: int,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     distinct: bool = True,
 ) -> list[int]:
     """
     One seed per row, from a draw of the generator (torch's global one if absent) and the row's tokens (B, Lx), so that
     a row's noise depends neither on its batch-mates nor on padding. Rows without ids count by their index; with
-    `distinct` a repeated row counts its repeats, and gets other seeds.
+    `distinct` a repeated row counts its repeats, and gets other seeds. With a generator for each row, each gets the
+    seed that it has in a batch of its own.
     """
+    if isinstance(generator, Sequence):
+        rows = [slice(row, row + 1) for row in range(batch_size)]
+        parts = [[None if x is None else x[row] for x in (input_ids, attention_mask)] for row in rows]
+        return [row_seeds(*part, 1, own)[0] for part, own in zip(parts, generator, strict=True)]
     options = {} if generator is None else {"generator": generator, "device": generator.device}
     base = int(torch.randint(2**62, (1,), **options))
     if input_ids is None:

@@ -1,0 +1,239 @@
+"""
+What writes behind the server: a model in torch or in ONNX Runtime, and rows of several requests in one batch. A row's
+text depends on its prompt, options and seed alone.
+"""
+
+import itertools
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.common.hub import read_model, read_tokenizer
+from modeling_yan.evaluation.speed import count_tokens
+from modeling_yan.generation_options_yan import GenerationOptions
+from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
+
+RUNTIMES = ("torch", "onnx")
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One prompt to answer.
+
+    Args:
+        prompt: the source.
+        seed: decides everything random.
+        options: of `generate()`, as pairs in the order of their names: rows with equal ones are written together.
+    """
+
+    prompt: str
+    seed: int
+    options: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    Args:
+        texts: one for each of `num_return_sequences`, best first.
+        finish_reasons: "length" for a text that has as many tokens as it may have and no EOS, otherwise "stop".
+        scores: mean token log-probability of each.
+        prompt_tokens: of the source, special tokens included.
+        completion_tokens: of each text, EOS included.
+        batch_size: rows of the batch, said of its first row alone.
+    """
+
+    texts: list[str]
+    finish_reasons: list[str]
+    scores: list[float]
+    prompt_tokens: int
+    completion_tokens: list[int]
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A text as it stands after a step, counted from 1."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """
+    Why a row cannot be answered.
+
+    Args:
+        message: what must hold, and what to do.
+        field: argument of `generate()` that is to blame, or "prompt"; None where none is named.
+    """
+
+    message: str
+    field: str | None = None
+
+
+class DraftStreamer:
+    """Hands each step's draft on as ids."""
+
+    def __init__(self, on_draft: Callable[[torch.Tensor], None]):
+        self.on_draft = on_draft
+
+    def put_draft(self, value: torch.Tensor) -> None:
+        self.on_draft(value)
+
+    def put(self, value: torch.Tensor) -> None:
+        """The final text is what `generate()` returns."""
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+
+class Engine:
+    """
+    Args:
+        model: with `generate()`, in torch or in ONNX Runtime.
+        tokenizer: the model's.
+    """
+
+    def __init__(
+        self, model: YanForConditionalGeneration | YanOrtForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
+    ):
+        self.model, self.tokenizer = model, tokenizer
+        # Graphs return tokens, not the state after each step.
+        self.has_drafts = not isinstance(model, YanOrtForConditionalGeneration)
+        self._one_at_a_time = threading.Lock()
+
+    @classmethod
+    def load(
+        cls, model: str, runtime: str = "torch", *, dtype: str = "float32", trust_remote_code: bool = False
+    ) -> "Engine":
+        """
+        Args:
+            model: folder or Hub name; for "onnx" a folder that `yan export` wrote.
+            runtime: "torch" (on the GPU if there is one) or "onnx".
+            dtype: of the weights in torch, "auto" for that of their file. In 16 bits two tokens may be equally
+                probable, and what shares a batch then decides between them.
+            trust_remote_code: whether code that comes with the tokenizer may run.
+
+        Raises:
+            ValueError: for another runtime, and for a model or tokenizer that cannot be read.
+            OSError: if there is no such model.
+        """
+        tokenizer = read_tokenizer(model, trust_remote_code=trust_remote_code)
+        if runtime == "onnx":
+            return cls(YanOrtForConditionalGeneration.from_pretrained(model), tokenizer)
+        if runtime != "torch":
+            raise ValueError(f"runtime={runtime!r} must be one of {RUNTIMES}")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = dtype if dtype == "auto" else getattr(torch, dtype)
+        return cls(read_model(YanForConditionalGeneration, model, dtype=dtype).to(device), tokenizer)
+
+    def answer(self, rows: Sequence[Row]) -> list[Answer | Refusal]:
+        """Answers rows, those with equal options in one call of `generate()`; what cannot be answered says why."""
+        ids = self.tokenizer([row.prompt for row in rows])["input_ids"] if rows else []
+        results: list[Answer | Refusal | None] = [self._refuse_prompt(source) for source in ids]
+        groups: dict[tuple, list[int]] = {}
+        for index, row in enumerate(rows):
+            if results[index] is None:
+                # As text: 1 and 1.0 and True are equal to Python, and not to `generate()`.
+                groups.setdefault(repr(row.options), []).append(index)
+        for members in groups.values():
+            written = self._answer_group([rows[index] for index in members], [ids[index] for index in members])
+            for index, result in zip(members, written, strict=True):
+                results[index] = result
+        return results
+
+    def stream(self, row: Row) -> Iterator[Draft | Answer | Refusal]:
+        """The draft after each step, and at last the answer; without drafts where the runtime has none."""
+        events: SimpleQueue = SimpleQueue()
+        steps = itertools.count(1)
+
+        def on_draft(ids: torch.Tensor) -> None:
+            events.put(Draft(next(steps), self._decode(ids)))
+
+        def write() -> None:
+            try:
+                ids = self.tokenizer([row.prompt])["input_ids"]
+                refusal = self._refuse_prompt(ids[0])
+                streamer = DraftStreamer(on_draft) if self.has_drafts else None
+                events.put(refusal or self._answer_group([row], ids, streamer)[0])
+            except Exception as error:
+                events.put(error)
+
+        thread = threading.Thread(target=write, daemon=True)
+        thread.start()
+        while True:
+            event = events.get()
+            if isinstance(event, Exception):
+                raise event
+            yield event
+            if not isinstance(event, Draft):
+                return
+
+    def _refuse_prompt(self, source: list[int]) -> Refusal | None:
+        most = self.model.config.max_position_embeddings
+        if not source:
+            return Refusal("prompt has no tokens; give at least one word", "prompt")
+        if len(source) > most:
+            return Refusal(
+                f"prompt has {len(source)} tokens, this model reads at most {most}; shorten it by "
+                f"{len(source) - most} tokens",
+                "prompt",
+            )
+        return None
+
+    def _answer_group(
+        self, rows: list[Row], ids: list[list[int]], streamer: DraftStreamer | None = None
+    ) -> list[Answer | Refusal]:
+        """Rows of equal options, and their ids."""
+        options = dict(rows[0].options)
+        batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.model.device)
+        try:
+            with self._one_at_a_time:
+                resolved = self.model.generation_options(**options)
+                output = self.model.generate(
+                    input_ids=batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    generator=[torch.Generator(self.model.device).manual_seed(row.seed) for row in rows],
+                    streamer=streamer,
+                    return_dict_in_generate=True,
+                    **options,
+                )
+        except ValueError as error:
+            # Messages begin with the argument that they are about.
+            name = re.match(r"\w+", str(error))
+            named = name[0] if name and name[0] in {*options, "max_new_tokens"} else None
+            return [Refusal(str(error), named)] * len(rows)
+        count = resolved.num_return_sequences
+        texts = output.sequences.cpu().split(count)
+        scores = output.sequences_scores.cpu().split(count)
+        return [self._read_row(len(source), *written, resolved) for source, *written in zip(ids, texts, scores)]
+
+    def _read_row(
+        self, prompt_tokens: int, ids: torch.Tensor, scores: torch.Tensor, options: GenerationOptions
+    ) -> Answer:
+        counts, reasons = [], []
+        for row in ids:
+            # A text has one end at most: it is cut there.
+            end = next((token for token in row.tolist() if token in options.sampling.eos_token_ids), None)
+            counts.append(count_tokens(row.unsqueeze(0), options.pad_token_id, end))
+            reasons.append("length" if end is None and counts[-1] >= options.longest else "stop")
+        return Answer(
+            texts=[self._decode(row) for row in ids],
+            finish_reasons=reasons,
+            scores=scores.tolist(),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=counts,
+        )
+
+    def _decode(self, ids: torch.Tensor) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
