@@ -21,7 +21,7 @@ from modeling_yan import (
 )
 from modeling_yan.data.tokenization import train_tokenizer
 
-from .helpers import HUB_FILES, YAN_E2E, seeded, source_batch, tiny_config, tiny_model
+from .helpers import HUB_FILES, ROOT, YAN_E2E, seeded, source_batch, tiny_config, tiny_model
 
 TEXTS = [
     "name[The Vaults], eatType[pub], priceRange[more than £30]",

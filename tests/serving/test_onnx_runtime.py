@@ -47,8 +47,8 @@ MODELS["bert"] |= {**WITH_BLANKS, "num_experts": 1}
 MODELS["joint flow"] = {
     "encoder_config": HOSTED["bert"].to_dict(),
     "flow_from_encoder": True,
-    "flow_layers": 2,
-    "cross_attention_layers": [0, 1],
+    "flow_layers": 1,
+    "cross_attention_layers": [0],
 }
 SLOW = [
     pytest.param(name, marks=pytest.mark.slow)
