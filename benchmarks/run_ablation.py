@@ -107,7 +107,8 @@ def whole_calls(
 
     def write(system: YanForConditionalGeneration, lengths: int | list[int] = length, **options) -> torch.LongTensor:
         generator = torch.Generator(source.device).manual_seed(0)
-        return system.generate(source, target_lengths=lengths, generator=generator, eos_token_id=None, **options)
+        exactly = {"target_lengths": lengths, "eos_token_id": None, "merge_repeats": 0}
+        return system.generate(source, generator=generator, **exactly, **options)
 
     calls = {"plain call": functools.partial(write, model)}
     calls["bfloat16 (not the same numbers)"] = functools.partial(write, half)
@@ -139,7 +140,7 @@ def profile_calls(model: YanForConditionalGeneration, length: int, compiled: boo
     source = torch.randint(4, model.config.vocab_size, (1, SOURCE_LENGTH), device=model.device)
     parts = []
     for compile_ in (False, True)[: 2 if compiled else 1]:
-        call = functools.partial(model.generate, source, target_lengths=length, compile=compile_)
+        call = functools.partial(model.generate, source, target_lengths=length, merge_repeats=0, compile=compile_)
         kind = "compiled" if compile_ else "plain"
         title = f"generate(), batch size 1, {length} tokens, {kind}, {PROFILED_CALLS} calls"
         parts.append(f"{title}\n{profile_table(call, model.device)}")

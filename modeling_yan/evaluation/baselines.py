@@ -205,6 +205,8 @@ def yan_system(
         return writer.generate(
             source,
             target_lengths=length,
+            # Exactly so many tokens, whatever they are.
+            merge_repeats=0,
             max_new_tokens=length,
             num_inference_steps=steps,
             eos_token_id=None,
