@@ -88,7 +88,7 @@ def config_around(encoder: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase 
             a tokenizer with more entries than the encoder has embeddings, and one without a token that ends a text.
     """
     check_hosted(encoder)
-    known = {field.name for field in dataclasses.fields(YanConfig)} | {*TRAINING_FIELDS}
+    known = {field.name for field in dataclasses.fields(YanConfig)} | {*TRAINING_FIELDS, "flow_from_encoder"}
     unknown, decided = sorted({*fields} - known), sorted({*fields} & {*OF_ENCODER})
     if unknown:
         raise ValueError(f"{unknown} are no fields of YanConfig or its training_config")

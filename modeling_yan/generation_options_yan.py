@@ -259,7 +259,8 @@ class YanGenerationOptionsMixin(GenerationMixin):
         All that resolving reads, as text; None where a value's text may not tell it from others. Resolving takes longer
         than drawing the noise does.
         """
-        if not all(isinstance(value, int | float | str | None) for value in kwargs.values()):
+        plain = all(isinstance(value, int | float | str | None) for value in kwargs.values())
+        if not plain or not isinstance(generation_config, GenerationConfig | None):
             return None
         config = self.config
         sizes = (config.vocab_size, config.max_position_embeddings, config.canvas_ratio, config.length_head)

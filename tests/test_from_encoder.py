@@ -140,6 +140,7 @@ def test_fields_reach_the_config_and_other_classes_begin_so_too(bert):
         ({"max_position_embeddings": 99}, "max_position_embeddings=99 is more than the 24 positions"),
         ({"flow_from_encoder": True, "flow_layers": 3}, "flow_layers=3 is more than the encoder's 2 layers"),
         ({"flow_from_encoder": True, "flow_layers": 2, "flow_mixer": "mamba"}, "leave out flow_mixer='mamba'"),
+        ({"flow_from_encoder": True, "flow_layers": 2, "cross_attention_layers": [0]}, r"cross_attention_layers=\[0\]"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(bert, fields, message):

@@ -280,7 +280,7 @@ def nest_training_settings(overrides: dict) -> dict:
         raise ValueError(f"config_overrides: training_config={nested!r} must hold keys and values")
     flat = {name: value for name, value in overrides.items() if name in TRAINING_FIELDS}
     others = {name: value for name, value in overrides.items() if name not in {*flat, "training_config"}}
-    unknown = sorted({*others} - {*YanConfig().to_dict()}) + sorted({*nested} - {*TRAINING_FIELDS})
+    unknown = sorted({*others} - {*YanConfig().to_dict(), "flow_from_encoder"}) + sorted({*nested} - {*TRAINING_FIELDS})
     if unknown:
         raise ValueError(
             f"config_overrides names {unknown}, which are fields neither of YanConfig nor of its training_config"

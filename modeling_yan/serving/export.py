@@ -30,6 +30,7 @@ from transformers.utils import logging
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import run_script
 from modeling_yan.common.files import check_destination, whole_folder
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import check_config_file, read_model, read_tokenizer
 from modeling_yan.flow_matching_yan import sample_categorical, time_grid
 from modeling_yan.mixers_yan import WHOLE_HEADS
@@ -310,7 +311,7 @@ def export_graph(name: str, graph: EncoderGraph | CanvasGraph, path: Path) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
     parser.add_argument("--model", required=True, help="a YAN folder or Hub name")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")

@@ -22,6 +22,7 @@ import torch
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
 from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import check_config_file, read_tokenizer, readable
 from modeling_yan.serving.engine import DTYPES, RUNTIMES
 from modeling_yan.serving.graph_folder import Manifest
@@ -33,7 +34,7 @@ LEAST_ONGOING = 64
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
     add = parser.add_argument
     add("--model", required=True, help="folder or Hub name; for --runtime onnx what `yan export` wrote")
     add("--served_model_name", help="what requests call it; the folder's name by default")

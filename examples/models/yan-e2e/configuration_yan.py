@@ -202,7 +202,10 @@ class YanConfig(PreTrainedConfig):
             always has one.
         encoder_layers, flow_layers, decoder_layers (`int`, defaults to 6, 6, 2): Depth of the three parts.
         cross_attention_layers (`list[int]`, *optional*): Flow layers that attend to the source; all if unset.
-        encoder_mixer, flow_mixer (`"attention"`, `"conv_attention"` or `"mamba"`): Token mixer of encoder and flow.
+        encoder_mixer, flow_mixer (`"attention"`, `"conv_attention"` or `"mamba"`): Token mixer of encoder and flow. The
+            flow's may be `"joint"`, too, which `flow_from_encoder=True` asks for: its layers then have the form of a
+            hosted encoder's (BERT's), so that they can begin with its weights, as `from_encoder` has them do: one
+            softmax over source and canvas, norms behind their sums.
         mamba_d_state, mamba_d_conv, mamba_expand (`int`, defaults to 16, 4, 2): Sizes of the Mamba mixers.
         mamba_scan (`str`, defaults to `"auto"`): How the selective scan is computed: `"auto"` is the kernel of
             mamba-ssm on CUDA where it is installed and `"chunked"` (plain torch) elsewhere; `"doubling"` in compiled
@@ -210,9 +213,6 @@ class YanConfig(PreTrainedConfig):
         mamba_intermediate_size (`int`, *optional*): Feed-forward width of Mamba blocks; `intermediate_size` if unset.
         encoder_config (`dict` or `PreTrainedConfig`, *optional*): Of a pretrained encoder from transformers that takes
             the place of YAN's own; its type is one of `HOSTED_ENCODERS`. `encoder_layers` is then its number of layers.
-        flow_from_encoder (`bool`, defaults to `False`): Whether the flow's layers have the form of a hosted encoder's
-            (BERT's), so that they can begin with its weights, as `from_encoder` has them do: one softmax over source
-            and canvas, norms behind their sums.
         num_experts (`int`, defaults to 4): Expert velocity fields K; 1 is plain flow matching.
         experts_implementation (`str`, defaults to `"auto"`): How a token's own expert is computed: `"loop"` (expert
             after expert, the reference), `"grouped_mm"` (one grouped product), `"dense"` (all experts, then the token's
@@ -275,14 +275,13 @@ class YanConfig(PreTrainedConfig):
     decoder_layers: int = 2
     cross_attention_layers: list[int] | None = None
     encoder_mixer: Literal["attention", "conv_attention", "mamba"] = "attention"
-    flow_mixer: Literal["attention", "conv_attention", "mamba"] = "attention"
+    flow_mixer: Literal["attention", "conv_attention", "mamba", "joint"] = "attention"
     mamba_d_state: int = 16
     mamba_d_conv: int = 4
     mamba_expand: int = 2
     mamba_scan: Literal["auto", "sequential", "chunked", "doubling", "kernel"] = "auto"
     mamba_intermediate_size: int | None = None
     encoder_config: dict | PreTrainedConfig | None = None
-    flow_from_encoder: bool = False
     num_experts: int = 4
     experts_implementation: Literal["auto", "loop", "grouped_mm", "dense"] = "auto"
     gate_temperature: float | int = 1.0
@@ -348,6 +347,12 @@ class YanConfig(PreTrainedConfig):
             value = options.pop(name, None)
             if neutral is not None and value is not None and value not in neutral:
                 raise ValueError(f"{name}={value} is no setting any more; only {neutral[0]} can be loaded")
+        if options.pop("flow_from_encoder", False):
+            if self.flow_mixer not in ("attention", "joint"):
+                raise ValueError(
+                    f"flow_from_encoder=True is flow_mixer='joint'; leave out flow_mixer={self.flow_mixer!r}"
+                )
+            self.flow_mixer = "joint"
         if "reverse_positions" in options:
             self.reverse_positions = options.pop("reverse_positions")
         flat = {name: options.pop(name) for name in TRAINING_FIELDS if name in options}
@@ -392,6 +397,11 @@ class YanConfig(PreTrainedConfig):
     def to_dict(self) -> dict:
         """As in transformers."""
         return {**super().to_dict(), "training_config": dataclasses.asdict(self.training_config)}
+
+    @property
+    def flow_from_encoder(self) -> bool:
+        """Whether the flow's layers have a hosted encoder's form."""
+        return self.flow_mixer == "joint"
 
     @property
     def num_hidden_layers(self) -> int:
@@ -489,10 +499,10 @@ class YanConfig(PreTrainedConfig):
             raise ValueError(
                 f"flow_from_encoder=True needs an encoder_config of {list(FLOW_ENCODERS)}, got {kind!r}; leave it out"
             )
-        if self.flow_mixer != "attention" or self.cross_attention_layers != list(range(self.flow_layers)):
+        if self.cross_attention_layers != list(range(self.flow_layers)):
             raise ValueError(
-                f"flow_from_encoder=True has layers that attend to source and canvas at once; leave out flow_mixer="
-                f"{self.flow_mixer!r} and cross_attention_layers={self.cross_attention_layers}"
+                "flow_from_encoder=True has layers that attend to source and canvas at once; leave out "
+                f"cross_attention_layers={self.cross_attention_layers}"
             )
         if self.flow_layers > hosted.num_hidden_layers:
             raise ValueError(

@@ -26,7 +26,9 @@ def modulated_norm(norm: nn.LayerNorm, states: torch.Tensor, scale: torch.Tensor
         scale, shift: (B or 1, 1, d).
     """
     if scale.shape[0] == 1:
-        return F.layer_norm(states, norm.normalized_shape, scale.flatten(), shift.flatten(), norm.eps)
+        # Under autocast, states may be wider than what is computed from the time.
+        weight, bias = (part.flatten().to(states.dtype) for part in (scale, shift))
+        return F.layer_norm(states, norm.normalized_shape, weight, bias, norm.eps)
     return torch.addcmul(shift, norm(states), scale)
 
 
