@@ -313,9 +313,11 @@ def export_graph(name: str, graph: EncoderGraph | CanvasGraph, path: Path) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
     parser.add_argument("--model", required=True, help="a YAN folder or Hub name")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to be written, new or empty")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
-    parser.add_argument("--format", choices=sorted(SUFFIXES), default="onnx")
+    parser.add_argument(
+        "--format", choices=sorted(SUFFIXES), default="onnx", help="of the graphs; pt2 is torch.export's"
+    )
     parser.add_argument("--steps", type=int, nargs="+", help="a graph for each; 1 and the model's own by default")
     parser.add_argument("--int8", action="store_true", help="round weights to int8: faster, nearly the same texts")
     arguments = parser.parse_args()
