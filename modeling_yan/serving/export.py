@@ -315,9 +315,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a YAN folder or Hub name")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder to be written, new or empty")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
-    parser.add_argument(
-        "--format", choices=sorted(SUFFIXES), default="onnx", help="pt2 is torch.export's"
-    )
+    parser.add_argument("--format", choices=sorted(SUFFIXES), default="onnx", help="pt2 is torch.export's")
     parser.add_argument("--steps", type=int, nargs="+", help="a graph for each; 1 and the model's own by default")
     parser.add_argument("--int8", action="store_true", help="round weights to int8: faster, nearly the same texts")
     arguments = parser.parse_args()
