@@ -61,6 +61,11 @@ def is_frozen(model: PreTrainedModel) -> bool:
     return not any(parameter.requires_grad for parameter in reader.parameters())
 
 
+def row_starts(rows: Dataset) -> np.ndarray:
+    """Where each row's tokens begin in the file, and where the last one's end (rows + 1,)."""
+    return np.cumsum([0, *map(len, rows["input_ids"])])
+
+
 def room_for(rows: Dataset, width: int, folder: Path) -> bool:
     """Whether a folder's disk holds the states of all rows, and as much again."""
     needed = 4 * width * sum(map(len, rows["input_ids"]))
@@ -77,8 +82,8 @@ def store_states(model: PreTrainedModel, rows: Dataset, folder: Path, batch_size
         rows: column `input_ids`, lists of ids without padding.
         batch_size: sources read at a time, of similar lengths.
     """
-    encoder, lengths = model.get_encoder(), np.array(list(map(len, rows["input_ids"])))
-    starts = np.concatenate([[0], lengths.cumsum()])
+    encoder, starts = model.get_encoder(), row_starts(rows)
+    lengths = np.diff(starts)
     shape = (int(starts[-1]), model.config.hidden_size)
     values = np.memmap(folder / STATES_FILE, dtype=np.float32, mode="w+", shape=shape)
     was_training = encoder.training
@@ -96,7 +101,7 @@ def store_states(model: PreTrainedModel, rows: Dataset, folder: Path, batch_size
 
 def load_states(rows: Dataset, width: int, folder: Path) -> EncoderStates:
     """What `store_states` wrote for the same rows, in another process."""
-    starts = np.concatenate([[0], np.array(list(map(len, rows["input_ids"]))).cumsum()])
+    starts = row_starts(rows)
     values = np.memmap(folder / STATES_FILE, dtype=np.float32, mode="r", shape=(int(starts[-1]), width))
     return EncoderStates(values, starts)
 

@@ -431,9 +431,11 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
     lengths = f"up to {loaded.task.max_source_length} tokens read and {loaded.task.max_target_length} written"
     say(f"{model.num_parameters():,} parameters, {len(loaded.train):,} training pairs{held_out}; {lengths}")
     trainer.data_name = data.name
-    report = run_training(trainer, training_flops=model_arguments.training_flops, resume=resume)
-    if trainer.is_world_process_zero():
-        remove_states(training.output_dir)
+    try:
+        report = run_training(trainer, training_flops=model_arguments.training_flops, resume=resume)
+    finally:
+        if trainer.is_world_process_zero():
+            remove_states(training.output_dir)
     report |= {"train_rows": len(loaded.train), "last_terms": trainer.last_terms()}
     seen = evaluation_rows({"validation": loaded.texts}, SCORED_TRAINING_ROWS)["validation"]
     trainer.scores = score_splits(
