@@ -37,6 +37,7 @@ from modeling_yan.data.tokenization import (
     SPECIAL_TOKENS,
     end_token_id,
     fitting_vocab_size,
+    redrawn_pairs,
     set_truncation_side,
     target_ids,
     tokenize_pairs,
@@ -284,7 +285,10 @@ def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, see
     loaded = FlowData(task, tokenizer, texts, texts, evaluation_rows(splits, data.max_eval_samples), end_id=end_id)
     loaded.fill_canvas = choose_canvas(loaded, data.fill_canvas, config)
     # 4. Their tokens.
-    loaded.train = loaded.tokenize(texts)
+    if task.redraw:
+        loaded.train = redrawn_pairs(texts, task, tokenizer, seed=seed, end_id=end_id)
+    else:
+        loaded.train = loaded.tokenize(texts)
     return loaded
 
 
@@ -296,7 +300,8 @@ def grow_positions(model_arguments: ModelArguments, loaded: FlowData) -> dict:
     config = check_model_arguments(model_arguments)
     starts = (model_arguments.model_name_or_path, model_arguments.encoder)
     given = any(starts) or "max_position_embeddings" in model_arguments.overrides
-    needed = max(loaded.task.max_source_length, math.ceil(loaded.task.max_target_length * config.canvas_ratio))
+    canvas_of = loaded.task.max_source_length if config.canvas_from_source else loaded.task.max_target_length
+    needed = max(loaded.task.max_source_length, math.ceil(canvas_of * config.canvas_ratio))
     if given or needed <= config.max_position_embeddings or needed > MOST_POSITIONS:
         return {}
     return {"max_position_embeddings": needed}
@@ -364,6 +369,8 @@ def build_trainer(
         states: of the training rows, where the encoder is frozen.
     """
     training.predict_with_generate = True
+    # Rows that are drawn anew have their ids at the time they are read, not before.
+    training.remove_unused_columns = training.remove_unused_columns and not loaded.task.redraw
     chosen = loaded.chosen
     trainer = YanSeq2SeqTrainer(
         model=model,
