@@ -1,7 +1,6 @@
 """Byte-level BPE trained with `tokenizers`, and the tokenisation of source-target pairs."""
 
 import logging
-import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from modeling_yan.data.tasks import Task, group_references
+from modeling_yan.data.tasks import group_references
 
 logger = logging.getLogger(__name__)
 # Bounds of a vocabulary that data decides.
@@ -129,40 +128,6 @@ def tokenize_pairs(
     pairs = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenise")
     count_cut_rows(dataset, pairs, tokenizer, end_id, max_source_length, max_target_length)
     return pairs.map(fill, desc="fill") if fill_canvas else pairs
-
-
-def redrawn_pairs(
-    rows: Dataset,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    seed: int = 0,
-    end_id: int | None = None,
-) -> Dataset:
-    """
-    What `tokenize_pairs` gives, but derived and tokenised anew at every access (`task.redraw`): give Trainer
-    `remove_unused_columns=False`. Column `length` is that of the first draw's source, for `group_by_length`.
-
-    Args:
-        rows: columns `source`, `target` and `row`, as `task.build` makes them.
-        task: with the lengths in tokens that longer rows are cut to.
-        seed: of all draws.
-    """
-    end_id = end_token_id(tokenizer) if end_id is None else end_id
-    lengths = {"max_length": task.max_source_length, "truncation": True}
-    first = tokenizer(list(rows["source"]), **lengths)["input_ids"]
-    rows = rows.select_columns(["row"]).add_column("length", [len(ids) for ids in first])
-    draw = random.Random(seed)
-
-    def derive(batch: dict) -> dict:
-        if "row" not in batch:
-            return batch
-        texts = [task.render(row, tokenizer.mask_token, seed=draw.getrandbits(32)) for row in batch["row"]]
-        read = tokenizer([text["source"] for text in texts], **lengths)
-        labels = target_ids(tokenizer, [text["target"] for text in texts], end_id, task.max_target_length)
-        return {"input_ids": read["input_ids"], "attention_mask": read["attention_mask"], "labels": labels}
-
-    return rows.with_transform(derive)
 
 
 def count_cut_rows(

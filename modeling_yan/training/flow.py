@@ -31,13 +31,13 @@ from modeling_yan.configuration_yan import YanConfig
 from modeling_yan.data.corpora import task_texts
 from modeling_yan.data.loading import first_rows
 from modeling_yan.data.pairs import PairArguments, check_pair_arguments, load_pairs
+from modeling_yan.data.redrawn_pairs import RedrawnPairs
 from modeling_yan.data.reference_selection import typical_targets
 from modeling_yan.data.tasks import Task, evaluation_rows
 from modeling_yan.data.tokenization import (
     SPECIAL_TOKENS,
     end_token_id,
     fitting_vocab_size,
-    redrawn_pairs,
     set_truncation_side,
     target_ids,
     tokenize_pairs,
@@ -286,7 +286,7 @@ def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, see
     loaded.fill_canvas = choose_canvas(loaded, data.fill_canvas, config)
     # 4. Their tokens.
     if task.redraw:
-        loaded.train = redrawn_pairs(texts, task, tokenizer, seed=seed, end_id=end_id)
+        loaded.train = RedrawnPairs(texts, task, tokenizer, seed=seed, end_id=end_id)
     else:
         loaded.train = loaded.tokenize(texts)
     return loaded
@@ -369,8 +369,6 @@ def build_trainer(
         states: of the training rows, where the encoder is frozen.
     """
     training.predict_with_generate = True
-    # Rows that are drawn anew have their ids at the time they are read, not before.
-    training.remove_unused_columns = training.remove_unused_columns and not loaded.task.redraw
     chosen = loaded.chosen
     trainer = YanSeq2SeqTrainer(
         model=model,
