@@ -40,6 +40,7 @@ def test_rows_of_different_length_are_written_in_groups_with_the_same_tokens(mod
     assert torch.equal(grouped.sequences, together.sequences)
     assert torch.equal(grouped.target_lengths, together.target_lengths)
     torch.testing.assert_close(grouped.sequences_scores, together.sequences_scores, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(grouped.token_scores, together.token_scores, atol=1e-5, rtol=1e-5)
 
 
 def test_grouping_happens_only_where_it_saves():

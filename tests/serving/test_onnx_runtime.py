@@ -104,6 +104,7 @@ def test_graphs_write_the_models_tokens(exported, side, options):
     assert torch.equal(found.target_lengths, expected.target_lengths)
     assert found.num_evaluations == expected.num_evaluations
     torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found.token_scores, expected.token_scores, atol=1e-4, rtol=1e-3)
 
 
 def test_noise_that_is_given_leads_to_the_models_tokens(exported):
