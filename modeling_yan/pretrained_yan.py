@@ -145,6 +145,7 @@ class YanPreTrainedModel(PreTrainedModel):
             "configuration_yan.py",
             "pipeline_yan.py",
             "restoration_yan.py",
+            "text_changes_yan.py",
             "text_windows_yan.py",
             "words_yan.py",
             "handler.py",

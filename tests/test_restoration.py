@@ -7,16 +7,8 @@ import pytest
 import torch
 
 from modeling_yan.data.tokenization import train_tokenizer
-from modeling_yan.restoration_yan import (
-    Answer,
-    Change,
-    Edit,
-    apply_edits,
-    compare_words,
-    join_windows,
-    model_room,
-    restore,
-)
+from modeling_yan.restoration_yan import Edit, apply_edits, model_room, restore
+from modeling_yan.text_changes_yan import Answer, Change, compare_words, join_windows
 from modeling_yan.text_windows_yan import (
     NOTHING,
     PARAGRAPH,

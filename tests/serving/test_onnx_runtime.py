@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BartConfig, BertConfig, ModernBertConfig, RobertaConfig, T5Config
 
-from modeling_yan import YanForConditionalGeneration, YanTextGenerationPipeline
+from modeling_yan import YanForConditionalGeneration, YanTextGenerationPipeline, restore
 from modeling_yan.data.tokenization import train_tokenizer
 
 from ..helpers import TEXTS, WITH_BLANKS, YAN_E2E, ran, refused, seeded, source_batch, tiny_model
@@ -79,6 +79,17 @@ def graphs(tmp_path_factory):
     model = tiny_model(**SIZES)
     export(model, folder, steps=[1])
     return folder
+
+
+def test_documents_are_restored_as_by_the_model(exported):
+    model, graphs = exported
+    tokenizer, text = train_tokenizer(TEXTS * 20, 300, 32), "\n\n".join(TEXTS)
+    free = {"max_edit": None, "max_word_edit": None, "keep": None}
+    expected, found = (restore(system, tokenizer, text, **free) for system in (model, graphs))
+    assert found.text == expected.text
+    assert len(found.pieces) == len(TEXTS)
+    for one, other in zip(found.pieces, expected.pieces, strict=True):
+        assert one.confidence == pytest.approx(other.confidence, rel=1e-3)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -8,7 +8,7 @@ from transformers.generation import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, logging
 
-from .canvas_yan import canvas_lengths, length_mask, text_room
+from .canvas_yan import canvas_lengths, length_mask, source_lengths, text_room
 from .compilation_yan import call_compiled, group_by_bucket, pad_canvases, pad_source
 from .generation_options_yan import GenerationOptions, YanGenerationOptionsMixin
 from .input_checks_yan import (
@@ -210,7 +210,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             merge_repeats (0): runs of up to so many tokens that stand twice in a row are written once.
             max_new_tokens, max_length: longest answer in tokens.
             min_new_tokens: shortest answer.
-            length_mode ("predicted"): the length head decides; "canvas": `max_new_tokens` positions, cut at EOS.
+            length_mode ("predicted"): the length head decides; "canvas": `max_new_tokens` positions, cut at EOS;
+                "source": as long as the source, where the model was made for that (`config.length_head`).
             num_length_candidates (1): most probable lengths tried in one batch.
             num_candidates (1): priors per row.
             num_return_sequences (1): how many come back, best first, different texts as far as the candidates go.
@@ -251,7 +252,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
                 f"a streamer takes one text, got {len(states)} rows x {options.num_return_sequences} return sequences"
             )
         # 4.
-        lengths = self._canvas_lengths(options, len(states), length_logits, target_lengths, prior_noise, states.device)
+        lengths = self._canvas_lengths(options, states, mask, length_logits, target_lengths, prior_noise)
         # 5. to 7.
         seeds = row_seeds(input_ids, attention_mask, len(states), generator)
         sources = Sources(states, mask, seeds, lengths, prior_noise)
@@ -321,15 +322,18 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         return states[:rows], None if length_logits is None else length_logits[:rows], padded[1][:rows]
 
     def _canvas_lengths(
-        self, options: GenerationOptions, batch_size: int, length_logits, target_lengths, prior_noise, device
+        self, options: GenerationOptions, source, source_mask, length_logits, target_lengths, prior_noise
     ) -> torch.LongTensor:
         """Candidate canvas lengths (B, number of candidates), the most probable first."""
+        batch_size, device = len(source), source.device
         ratio, table = self.config.canvas_ratio, self.config.max_position_embeddings
         longest = options.longest
         if prior_noise is not None and prior_noise.dim() in (3, 4):
             longest = min(longest, text_room(prior_noise.shape[-2], ratio))
         if target_lengths is not None:
             lengths = self._given_lengths(target_lengths, batch_size, device)
+        elif options.length_mode == "source":
+            lengths = source_lengths(source, source_mask).unsqueeze(1)
         else:
             lengths = self._text_lengths(options, batch_size, length_logits, longest, device)
         if ratio == 1:
