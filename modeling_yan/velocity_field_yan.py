@@ -260,9 +260,6 @@ class YanVelocityField(nn.Module):
         self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if joint else None
         layer = YanJointFlowLayer if joint else YanFlowLayer
         self.layers = nn.ModuleList([layer(config, i) for i in range(config.flow_layers)])
-        # What a canvas position begins with beside its noise, where it belongs to a token of the source.
-        width = config.hidden_size
-        self.source_proj = nn.Linear(width, width, bias=False) if config.canvas_from_source else None
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.experts = YanExperts(config)
         self.gate = YanGate(config)
@@ -290,10 +287,12 @@ class YanVelocityField(nn.Module):
         def repeat(states: torch.Tensor) -> torch.Tensor:
             return states if repeats == 1 else states.repeat_interleave(repeats, 0)
 
-        if self.source_proj is not None:
-            position_embeddings = position_embeddings + repeat(
-                self._source_states(position_embeddings.shape[1], encoder_hidden_states, encoder_attention_mask)
-            )
+        if self.config.canvas_from_source:
+            # Unprojected: what the output projection begins as gives these states' own tokens back.
+            length, ratio = position_embeddings.shape[1], self.config.canvas_ratio
+            indices = source_indices(length, ratio, encoder_hidden_states, encoder_attention_mask).unsqueeze(-1)
+            own = encoder_hidden_states.gather(1, indices.expand(-1, -1, encoder_hidden_states.shape[-1]))
+            position_embeddings = position_embeddings + repeat(own)
         canvas = position_embeddings.expand(encoder_hidden_states.shape[0] * repeats, -1, -1)
         attended = canvas_mask
         if canvas_mask is not None:
@@ -313,11 +312,6 @@ class YanVelocityField(nn.Module):
                 for layer in self.layers
             ],
         )
-
-    def _source_states(self, length: int, source: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Projected states (B, length, d) of the source tokens (B, Lx, d) that canvas positions belong to."""
-        indices = source_indices(length, self.config.canvas_ratio, source, mask)
-        return self.source_proj(source).gather(1, indices.unsqueeze(-1).expand(-1, -1, source.shape[-1]))
 
     def _cross_mask(self, canvas, canvas_mask, source, source_mask) -> torch.Tensor | None:
         """
