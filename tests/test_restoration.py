@@ -376,6 +376,7 @@ def test_a_models_text_depends_neither_on_batches_nor_on_the_call(tokenizer, bla
         ({"batch_size": 0}, "batch_size=0 must be a whole number above 0"),
         ({"window": 65}, "window=65 must be a whole number from 2 to 64"),
         ({"window": 1}, "window=1 must be"),
+        ({"num_return_sequences": 2}, "num_return_sequences=2: a window has one answer"),
         ({"window": 8, "overlap": 8}, "overlap=8 must be a whole number from 0 to below window=8"),
     ],
 )

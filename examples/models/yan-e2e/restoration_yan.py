@@ -157,6 +157,11 @@ def restore(
         ValueError: for what is no text, limits that are out of range, and a window that the model has no room for.
     """
     limits = Limits(max_edit, max_word_edit, min_confidence, None if keep is None else re.compile(keep))
+    if generate_kwargs.get("num_return_sequences") not in (None, 1):
+        raise ValueError(
+            f"num_return_sequences={generate_kwargs['num_return_sequences']}: a window has one answer; use "
+            "num_candidates to choose the best of several"
+        )
     window, overlap = _check(model, tokenizer, text, limits, window, overlap, batch_size)
     # 1.
     spans = word_spans(text)
