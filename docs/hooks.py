@@ -53,6 +53,8 @@ def notebook_page(text: str) -> str:
             continue
         parts.append(f"```python\n{source}\n```")
         for output in cell["outputs"]:
+            if output.get("name") == "stderr":
+                continue
             printed = "".join(output.get("text") or output["data"]["text/plain"]).rstrip("\n")
             parts.append(f"```text\n{printed}\n```")
     return "\n\n".join(parts) + "\n"
