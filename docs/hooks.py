@@ -56,7 +56,7 @@ def notebook_page(text: str) -> str:
             if output.get("name") == "stderr":
                 continue
             printed = "".join(output.get("text") or output["data"]["text/plain"]).rstrip("\n")
-            parts.append(f"```text\n{printed}\n```")
+            parts.append(f"``` {{ .text .printed }}\n{printed}\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -150,3 +150,15 @@ def on_files(files: Files, config) -> Files:
 def on_page_markdown(markdown: str, page, config, **_) -> str:
     uri = page.file.src_uri
     return markdown if uri.startswith("files/") else rewrite_links(markdown, source_of(uri), config.repo_url)
+
+
+def on_page_content(html: str, page, **_) -> str:
+    """Docstrings in transformers' style have Markdown and defaults in their types, which the reference repeats."""
+    if not page.file.src_uri.startswith("api/"):
+        return html
+
+    def render(match: re.Match) -> str:
+        text = re.sub(r"`([^`]+)`", r"<code>\1</code>", match[1])
+        return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", text)
+
+    return re.sub(r"<code>([^<]*`[^<]*)</code>(?:,\s*default:\s*<code>[^<]*</code>)?", render, html)

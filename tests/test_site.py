@@ -46,6 +46,9 @@ def test_every_page_is_there_and_the_reference_has_the_public_classes(site):
     models = (site / "api" / "models" / "index.html").read_text(encoding="utf-8")
     for name in ("forward", "from_encoder", "log_likelihood"):
         assert f'id="modeling_yan.modeling_yan.YanForConditionalGeneration.{name}"' in models
+    fields = (site / "api" / "configuration" / "index.html").read_text(encoding="utf-8")
+    assert "(<code>int</code>, <em>optional</em>)" in fields
+    assert "<code>`" not in fields
 
 
 def test_the_site_loads_nothing_from_elsewhere(site):
@@ -108,7 +111,9 @@ def test_a_notebook_becomes_texts_code_and_what_it_printed():
         {"cell_type": "markdown", "source": ["# Title\\n", "Text."]},
         {"cell_type": "code", "source": ["print(1)\\n", "2"], "outputs": [
             {"output_type": "stream", "text": ["1\\n"]},
+            {"output_type": "stream", "name": "stderr", "text": ["a warning"]},
             {"output_type": "execute_result", "data": {"text/plain": ["2"]}}
         ]}]}"""
-    page = "# Title\nText.\n\n```python\nprint(1)\n2\n```\n\n```text\n1\n```\n\n```text\n2\n```\n"
+    printed = "``` { .text .printed }\n"
+    page = f"# Title\nText.\n\n```python\nprint(1)\n2\n```\n\n{printed}1\n```\n\n{printed}2\n```\n"
     assert hooks.notebook_page(notebook) == page
