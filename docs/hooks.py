@@ -22,15 +22,17 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 log = get_plugin_logger("links")
 
 ROOT = Path(__file__).resolve().parents[1]
-# Pages whose place in the repository is not this folder, and their names on the site.
+# Pages whose place in the repository is not this folder, and their names on the site: models and notebooks have their
+# own, `yan-e2e` as `yan_e2e.md`.
 PAGES_ELSEWHERE = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "examples/data/README.md": "example_data.md",
-    "examples/models/yan-e2e/README.md": "yan_e2e.md",
-    "examples/notebooks/first_steps.ipynb": "first_steps.md",
-    "examples/notebooks/train_on_your_csv.ipynb": "train_on_your_csv.md",
 }
+for card in sorted(ROOT.glob("examples/models/*/README.md")):
+    PAGES_ELSEWHERE[card.relative_to(ROOT).as_posix()] = card.parent.name.replace("-", "_") + ".md"
+for notebook in sorted(ROOT.glob("examples/notebooks/*.ipynb")):
+    PAGES_ELSEWHERE[notebook.relative_to(ROOT).as_posix()] = notebook.stem + ".md"
 SOURCES = {page: source for source, page in PAGES_ELSEWHERE.items()}
 # Files that are shown as pages, and their highlighting.
 LANGUAGES = {".py": "python", ".yaml": "yaml"}
