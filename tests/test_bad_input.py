@@ -213,7 +213,7 @@ def test_noise_longer_than_the_position_table_is_used_from_its_beginning():
     [
         ({**BLANKS, "pad_token_id": 2}, "pad_token_id=2 is also an eos_token_id"),
         ({"hidden_act": "mystery"}, "hidden_act='mystery' is no activation"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings=True is for a hosted encoder"),
+        ({"length_head": "source"}, "set canvas_ratio above 1"),
         ({"flow_layers": 2**31, "cross_attention_layers": None}, "flow_layers=2147483648 is more than 1000"),
         ({"hidden_size": 2**20}, "parameters; that is more than"),
         ({"encoder_config": {"model_type": "mystery"}}, "encoder_config: "),

@@ -12,7 +12,7 @@ The U.S. team won 3.5 points (of 10). Next came Mr. B. Smith, who lost. <b>Marku
 
 
 def test_sentences_end_at_marks_and_not_at_titles():
-    assert sentences("Dr. Watson met S. Holmes in 1881. \"Is it you?\" he asked. They left!") == [
+    assert sentences('Dr. Watson met S. Holmes in 1881. "Is it you?" he asked. They left!') == [
         "Dr. Watson met S. Holmes in 1881.",
         '"Is it you?" he asked.',
         "They left!",
@@ -20,7 +20,7 @@ def test_sentences_end_at_marks_and_not_at_titles():
 
 
 def test_plain_text_is_what_a_keyboard_writes():
-    assert plain_text("“It’s”\u00a0—\n…") == "\"It's\" - ..."
+    assert plain_text("“It’s”\u00a0—\n…") == '"It\'s" - ...'
 
 
 @pytest.mark.parametrize(
