@@ -158,7 +158,7 @@ def read_peer(folder: str, compute_type: str | None = None, *, device: torch.dev
         if compute_type:
             raise ValueError(f"baseline={folder} is converted already; leave out baseline_compute_type={compute_type}")
         write, seq2seq = _with_ctranslate2(folder, tokenizer)
-        return Peer(name, "CTranslate2, as it was converted, CPU", tokenizer, write, seq2seq)
+        return Peer(name, "CTranslate2 as it was converted, greedy, CPU", tokenizer, write, seq2seq)
     model = load_text_model(folder, dtype=torch.float32).to(device)
     if model.config.model_type == "yan" or isinstance(model, MaskedDiffusionLM):
         raise ValueError(f"baseline={folder} does not write from left to right; name a model that does")
@@ -169,7 +169,7 @@ def read_peer(folder: str, compute_type: str | None = None, *, device: torch.dev
         )
     facts = {"positions": getattr(model.config, "max_position_embeddings", None), "parameters": model.num_parameters()}
     if compute_type is None:
-        runtime = f"transformers, eager torch with a KV cache, float32, {device_name(device)}"
+        runtime = f"eager torch with a KV cache (CTranslate2 is faster), greedy, float32, {device_name(device)}"
         return Peer(name, runtime, tokenizer, _with_torch(model), is_seq2seq(model), **facts)
     from modeling_yan.evaluation.ctranslate2_baselines import convert
 
@@ -177,7 +177,7 @@ def read_peer(folder: str, compute_type: str | None = None, *, device: torch.dev
     with tempfile.TemporaryDirectory() as converted_folder:
         convert(model, converted_folder, compute_type, tokens)
         write, seq2seq = _with_ctranslate2(converted_folder, tokenizer)
-    return Peer(name, f"CTranslate2 {compute_type}, CPU", tokenizer, write, seq2seq, **facts)
+    return Peer(name, f"CTranslate2 {compute_type}, greedy, CPU", tokenizer, write, seq2seq, **facts)
 
 
 def race(
@@ -244,7 +244,7 @@ def race(
         )
 
     dtype = str(model.dtype).removeprefix("torch.")
-    yan_runtime = f"transformers, eager torch, {dtype}, {device_name(model.device)}"
+    yan_runtime = f"eager torch, {dtype}, {device_name(model.device)}"
     return (
         lane("yan", f"YAN, {steps} step{'s' * (steps > 1)}", yan_runtime, model.num_parameters(), tokenizer),
         lane("peer", peer.name, peer.runtime, peer.parameters, peer.tokenizer),
