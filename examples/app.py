@@ -112,6 +112,7 @@ CSS = """
 #words .wrap { gap: 5px; }
 #words label { padding: 3px 9px; }
 #words input { display: none; }
+#words span { margin-left: 0; }
 #canvas, #lanes, #filled, #canvas > div, #lanes > div, #filled > div { padding: 0 !important; }
 #examples button { text-align: left; font-size: .82rem; line-height: 1.35; padding: 6px 10px; }
 @media (prefers-reduced-motion: reduce) { .yan *, .yan { animation: none !important; } }
@@ -460,7 +461,21 @@ To start it elsewhere:
 
 
 def space_requirements() -> list[str]:
-    """What the app needs of an index: the package's own requirements and those of its extra `app`."""
+    """
+    What the app needs of an index: the package's own requirements and those of its extra `app`.
+
+    Raises:
+        ValueError: if the package that is installed here is older than the extra.
+    """
+    try:
+        extras = importlib.metadata.metadata("modeling-yan").get_all("Provides-Extra") or []
+    except importlib.metadata.PackageNotFoundError:
+        extras = []
+    if "app" not in extras:
+        raise ValueError(
+            "export_space reads the requirements of the installed package, and there is none with the extra app; "
+            'pip install -c constraints.txt -e ".[app]" first'
+        )
     needed = [Requirement(line) for line in importlib.metadata.requires("modeling-yan")]
     chosen = [r for r in needed if r.marker is None or r.marker.evaluate({"extra": "app"})]
     return sorted(f"{r.name}{r.specifier}" for r in chosen)
@@ -490,10 +505,11 @@ def write_space(
         model, baseline: folders or Hub names, copied.
 
     Raises:
-        ValueError: if the folder holds something.
+        ValueError: if the folder holds something, and what `space_requirements` raises.
         OSError: if a model is not there.
     """
     check_destination(folder)
+    requirements = space_requirements()
     options = {"model": model, "baseline": baseline}
     title = f"YAN {Path(model).name}"
     with whole_folder(folder) as written:
@@ -506,7 +522,7 @@ def write_space(
         settings = {kind: kind for kind, name in options.items() if name is not None}
         settings |= {"name": Path(model).name, "infilling": infilling, "baseline_compute_type": baseline_compute_type}
         (written / SETTINGS.name).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        (written / "requirements.txt").write_text("\n".join(space_requirements()) + "\n", encoding="utf-8")
+        (written / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
         (written / "README.md").write_text(CARD.format(title=title, gradio=gr.__version__, code=CODE), encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -22,7 +23,7 @@ def convert(model, folder: str, compute_type: str, tokens: list[str] | None = No
     Writes a BART or GPT-2 as CTranslate2 reads it.
 
     Args:
-        folder: empty, or not there.
+        folder: empty, or not there yet.
         compute_type: one of `COMPUTE_TYPES`.
         tokens: the vocabulary, by id; the ids as text by default.
 
@@ -54,6 +55,7 @@ def convert(model, folder: str, compute_type: str, tokens: list[str] | None = No
     spec.config.unk_token = tokens[model.config.pad_token_id]
     spec.validate()
     spec.optimize(quantization=compute_type)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     spec.save(folder)
 
 
