@@ -427,7 +427,11 @@ def build_app(demo: Demo, name: str, examples: Sequence[str] = (), infilling: bo
                         filled = gr.HTML(EMPTY.format("The canvas"), elem_id="filled", apply_default_css=False)
                         last_fill = gr.State(None)
                         source.change(
-                            lambda text: gr.CheckboxGroup(demo.words(text), value=[]), source, words, **hidden
+                            lambda text: gr.CheckboxGroup(demo.words(text), value=[]),
+                            source,
+                            words,
+                            trigger_mode="always_last",
+                            **hidden,
                         )
                         chosen = [source, words, steps, seed, coloring]
                         fill.click(demo.fill, chosen, [masked, filled, last_fill], **hidden)
