@@ -141,7 +141,15 @@ class YanPreTrainedModel(PreTrainedModel):
         # Inference Endpoints look for it under this name.
         if (here / "handler.py").is_file():
             files["handler.py"] = here / "handler.py"
-        for name in ("configuration_yan.py", "pipeline_yan.py", "handler.py"):
+        for name in (
+            "configuration_yan.py",
+            "pipeline_yan.py",
+            "restoration_yan.py",
+            "text_changes_yan.py",
+            "text_windows_yan.py",
+            "words_yan.py",
+            "handler.py",
+        ):
             if name not in files:
                 # Loaded as remote code, which caches only what this file imports; the rest is where the model came
                 # from.

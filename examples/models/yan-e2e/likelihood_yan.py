@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from .canvas_yan import target_canvas
+from .canvas_yan import source_lengths, target_canvas
 from .ctc_yan import ctc_nll, texts_first
 from .input_checks_yan import check_generator, check_labels, check_number
 from .sampling_yan import draw_noise, row_seeds
@@ -67,7 +67,8 @@ class YanLikelihoodMixin:
                 f"labels have {longest} tokens, more than max_position_embeddings={config.max_position_embeddings}"
             )
         labels, valid = labels[:, :longest], valid[:, :longest]
-        canvas = target_canvas(labels, config.canvas_ratio, config.max_position_embeddings)
+        read = source_lengths(source, attention_mask) if config.canvas_from_source else None
+        canvas = target_canvas(labels, config.canvas_ratio, config.max_position_embeddings, read=read)
         condition = self.model.condition(canvas.shape[1], canvas, source, attention_mask)
         seeds = row_seeds(input_ids, attention_mask, len(input_ids), generator, distinct=False)
         lengths = canvas.sum(-1).tolist()

@@ -15,6 +15,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 
+from .canvas_yan import source_indices
 from .configuration_yan import YanConfig
 from .flow_layers_yan import YanFlowLayer, YanJointFlowLayer
 from .flow_matching_yan import evaluation_times, solve_mixture_ode, velocity_from_data
@@ -229,7 +230,7 @@ class FlowCondition:
     What stays the same at every evaluation of the velocity field along a trajectory.
 
     Args:
-        position_embeddings: (B or 1, L, d).
+        position_embeddings: (B or 1, L, d); with the states of the source's tokens, where positions belong to them.
         pooled: masked mean of the source states (B, d).
         canvas_mask: (B, L), true at positions to be written; None if all are.
         attention_mask: as the mixer takes it.
@@ -257,6 +258,9 @@ class YanVelocityField(nn.Module):
         self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if joint else None
         layer = YanJointFlowLayer if joint else YanFlowLayer
         self.layers = nn.ModuleList([layer(config, i) for i in range(config.flow_layers)])
+        # What a canvas position begins with beside its noise, where it belongs to a token of the source.
+        width = config.hidden_size
+        self.source_proj = nn.Linear(width, width, bias=False) if config.canvas_from_source else None
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.experts = YanExperts(config)
         self.gate = YanGate(config)
@@ -284,6 +288,10 @@ class YanVelocityField(nn.Module):
         def repeat(states: torch.Tensor) -> torch.Tensor:
             return states if repeats == 1 else states.repeat_interleave(repeats, 0)
 
+        if self.source_proj is not None:
+            position_embeddings = position_embeddings + repeat(
+                self._source_states(position_embeddings.shape[1], encoder_hidden_states, encoder_attention_mask)
+            )
         canvas = position_embeddings.expand(encoder_hidden_states.shape[0] * repeats, -1, -1)
         attended = canvas_mask
         if canvas_mask is not None:
@@ -303,6 +311,11 @@ class YanVelocityField(nn.Module):
                 for layer in self.layers
             ],
         )
+
+    def _source_states(self, length: int, source: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Projected states (B, length, d) of the source tokens (B, Lx, d) that canvas positions belong to."""
+        indices = source_indices(length, self.config.canvas_ratio, source, mask)
+        return self.source_proj(source).gather(1, indices.unsqueeze(-1).expand(len(source), -1, source.shape[-1]))
 
     def _cross_mask(self, canvas, canvas_mask, source, source_mask) -> torch.Tensor | None:
         """
