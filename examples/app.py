@@ -36,7 +36,7 @@ from modeling_yan.common.hub import check_config_file, push_folder, read_model, 
 from modeling_yan.common.reports import device_name
 from modeling_yan.data.masking import mask_words
 from modeling_yan.evaluation.drafts import Position, Writing, draft_text, write_with_drafts
-from modeling_yan.evaluation.peers import COMPUTE_TYPES, Lane, Peer, race, read_peer
+from modeling_yan.evaluation.peers import COMPUTE_TYPES, CONVERTED, Lane, Peer, race, read_peer
 from modeling_yan.evaluation.speed import default_device
 
 HERE = Path(__file__).resolve().parent
@@ -464,9 +464,12 @@ To start it elsewhere:
 """
 
 
-def space_requirements() -> list[str]:
+def space_requirements(with_ctranslate2: bool = False) -> list[str]:
     """
     What the app needs of an index: the package's own requirements and those of its extra `app`.
+
+    Args:
+        with_ctranslate2: whether CTranslate2 computes the baseline; of the extra `benchmark` that alone is needed.
 
     Raises:
         ValueError: if the package that is installed here is older than the extra.
@@ -482,6 +485,8 @@ def space_requirements() -> list[str]:
         )
     needed = [Requirement(line) for line in importlib.metadata.requires("modeling-yan")]
     chosen = [r for r in needed if r.marker is None or r.marker.evaluate({"extra": "app"})]
+    if with_ctranslate2:
+        chosen += [r for r in needed if r.name == "ctranslate2"]
     return sorted(f"{r.name}{r.specifier}" for r in chosen)
 
 
@@ -513,7 +518,8 @@ def write_space(
         OSError: if a model is not there.
     """
     check_destination(folder)
-    requirements = space_requirements()
+    converted = baseline is not None and (Path(baseline) / CONVERTED).is_file()
+    requirements = space_requirements(with_ctranslate2=converted or baseline_compute_type is not None)
     options = {"model": model, "baseline": baseline}
     title = f"YAN {Path(model).name}"
     with whole_folder(folder) as written:
@@ -523,6 +529,7 @@ def write_space(
         package = Path(modeling_yan.__file__).parent
         shutil.copytree(package, written / "modeling_yan", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(Path(__file__), written / "app.py")
+        shutil.copy(HERE.parent / "LICENSE", written)
         settings = {kind: kind for kind, name in options.items() if name is not None}
         settings |= {"name": Path(model).name, "infilling": infilling, "baseline_compute_type": baseline_compute_type}
         (written / SETTINGS.name).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
