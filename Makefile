@@ -23,7 +23,7 @@ test: lint
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
-# The demo in headless Chromium: apt-get install chromium-driver. Skipped where there is none.
+# The demo in headless Chromium (apt-get install chromium chromium-driver); skipped where there is none.
 test-browser: install
 	$(BIN)/python -m pytest -m browser tests/examples/test_app_browser.py
 

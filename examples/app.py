@@ -35,7 +35,7 @@ from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import check_config_file, push_folder, read_model, read_tokenizer
 from modeling_yan.common.reports import device_name
 from modeling_yan.data.masking import mask_words
-from modeling_yan.evaluation.drafts import Position, Writing, draft_text, write_with_drafts
+from modeling_yan.evaluation.drafts import CALLS, Position, Writing, draft_text, write_with_drafts
 from modeling_yan.evaluation.peers import COMPUTE_TYPES, CONVERTED, Lane, Peer, race, read_peer
 from modeling_yan.evaluation.speed import default_device
 
@@ -197,14 +197,15 @@ def show_writing(writing: Writing, step: int, coloring: str) -> str:
     names = ["noise", *(f"step {number}" for number in range(1, steps + 1))]
     kinds = ["now" if number == step else "seen" if number < step else "" for number in range(steps + 1)]
     pills = "".join(f'<span class="yan-step {kind}">{name}</span>' for kind, name in zip(kinds, names, strict=True))
-    clock = ""
+    clock = how = ""
     if step == steps:
         clock = f"{writing.answer_tokens} tokens in <b>{writing.milliseconds:.0f} ms</b>"
+        how = f"median of {CALLS} calls, after two to warm up"
     before = writing.drafts[step - 1] if step else None
     canvas = show_canvas(writing.drafts[step], before, writing.num_experts)
     return (
         f'<div class="yan by-{coloring}"><div class="yan-panel">'
-        f'<div class="yan-top">{pills}<span class="yan-clock">{clock}</span></div>'
+        f'<div class="yan-top">{pills}<span class="yan-clock" title="{how}">{clock}</span></div>'
         f'<div class="yan-canvas{"" if step else " yan-noise"}">{canvas}</div>'
         f'<div class="yan-legend">{show_legend(coloring, writing.num_experts)}</div></div>'
         f'<div class="yan-rows">{show_rows(writing, step)}</div></div>'

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(
         not (CHROMIUM and DRIVER),
-        reason="no chromium and chromedriver here; on Debian: apt-get install chromium-driver",
+        reason="no chromium and chromedriver here; on Debian: apt-get install chromium chromium-driver",
     ),
 ]
 OPTIONS = (
