@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.flow_matching_yan import time_grid
 from modeling_yan.evaluation.speed import timed
+from modeling_yan.flow_matching_yan import time_grid
 from modeling_yan.generation_options_yan import GenerationOptions
 
 # What ends a decoded text in the middle of a character.
@@ -259,11 +259,10 @@ def write_with_drafts(
     states = output.trajectory[:, 0]
     grid = time_grid(steps, shift=options.sampling.time_shift, device=states.device)
     latents = torch.cat([states[:1], step_endpoints(states, grid)])
-    sequence = output.sequences[0]
     return Writing(
         drafts=[read_canvas(model, tokenizer, canvas, experts, options) for canvas in latents],
         num_experts=model.config.num_experts,
         source_tokens=count,
-        answer_tokens=len(sequence),
+        answer_tokens=output.sequences.shape[1],
         milliseconds=timed(generate, CALLS)["median_ms"],
     )
