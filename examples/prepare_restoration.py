@@ -7,8 +7,8 @@ few sentences, split by document.
     python examples/run_flow.py configuration/training/restore.yaml --dataset_name outputs/clean
 
 `--documents` takes data sets (a folder or Hub name, and a column behind a colon) and folders of Standard Ebooks, whose
-chapters are documents. Splits that a data set has stay; of training documents, `--held_out` go to validation and as many
-to test.
+chapters are documents. Splits that a data set has stay; where it has one alone, `--held_out` of its documents go to
+validation and as many to test.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from modeling_yan.common.arguments import run_script
 from modeling_yan.common.files import check_destination, whole_folder
@@ -27,7 +27,16 @@ from modeling_yan.data.loading import load_data
 from modeling_yan.data.windows import split_windows
 
 # Pages of a Standard Ebook that are no text of its author.
-FRONT_AND_BACK = ("colophon", "imprint", "titlepage", "halftitlepage", "uncopyright", "endnotes", "dedication", "epigraph")
+FRONT_AND_BACK = (
+    "colophon",
+    "imprint",
+    "titlepage",
+    "halftitlepage",
+    "uncopyright",
+    "endnotes",
+    "dedication",
+    "epigraph",
+)
 
 
 def chapters(folder: Path) -> Iterator[str]:
@@ -64,15 +73,6 @@ def read_documents(given: str) -> dict[str, list[str]]:
             raise ValueError(f"--documents {given}: {name} has no column {column!r}; it has {rows.column_names}")
         documents[split] = [" ".join(v) if isinstance(v, list) else v for v in rows[column]]
     return documents
-
-
-def windows_by_split(documents: dict[str, list[str]], arguments: argparse.Namespace) -> dict[str, list[str]]:
-    """Texts of each split; what is held out of training documents where there are no other splits."""
-    options = {"seed": arguments.seed, "most_words": arguments.most_words}
-    if len(documents) == 1:
-        held_out = {"validation": arguments.held_out, "test": arguments.held_out}
-        return split_windows(documents["train"], held_out, **options)
-    return {split: split_windows(texts, {}, **options)["train"] for split, texts in documents.items()}
 
 
 def windows_by_split(documents: dict[str, list[str]], arguments: argparse.Namespace) -> dict[str, list[str]]:

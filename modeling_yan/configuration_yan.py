@@ -239,8 +239,9 @@ class YanConfig(PreTrainedConfig):
         pad_token_id, bos_token_id, eos_token_id, mask_token_id (`int`, *optional*): Those of Llama-3 with a pad and a
             mask token added, where the vocabulary has them; `None` in a smaller one.
         classifier_dropout (`float`, *optional*): Dropout before classification heads; `hidden_dropout_prob` if unset.
-        tie_word_embeddings (`bool`, defaults to `False`): With a hosted encoder, whether the output projection is its
-            table of token embeddings, behind a layer norm, instead of a second table.
+        tie_word_embeddings (`bool`, defaults to `False`): Whether the output projection is the encoder's table of
+            token embeddings, behind a layer norm, instead of a second table. It suits hosted encoders, and answers that
+            copy what they read.
 
     Keys of `YanTrainingConfig` are also read at the top level, where older folders have them.
 
@@ -429,11 +430,6 @@ class YanConfig(PreTrainedConfig):
         if self.hidden_act not in ACT2FN:
             raise ValueError(
                 f"hidden_act={self.hidden_act!r} is no activation of transformers; there are {sorted(ACT2FN)}"
-            )
-        if self.tie_word_embeddings and self.encoder_config is None:
-            raise ValueError(
-                "tie_word_embeddings=True is for a hosted encoder (encoder_config): with YAN's own, the output "
-                "projection begins as the token embeddings and is trained apart; leave it out"
             )
         self._validate_canvas()
         self._validate_layers()

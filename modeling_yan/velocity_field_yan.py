@@ -138,7 +138,7 @@ class YanExperts(nn.Module):
         if routing is None:
             return self._all(hidden_states)
         if self.num_experts == 1:
-            return self._all(hidden_states).squeeze(-2)
+            return self._one(hidden_states, 0)
         return getattr(self, f"_routed_{self._choose(hidden_states)}")(hidden_states, routing)
 
     def _choose(self, hidden_states: torch.Tensor) -> str:
@@ -164,13 +164,16 @@ class YanExperts(nn.Module):
         outer = torch.baddbmm(self.down_bias.unsqueeze(1), inner, self.down_proj.transpose(1, 2))
         return outer.transpose(0, 1).reshape(*hidden_states.shape[:-1], self.num_experts, -1)
 
+    def _one(self, hidden_states: torch.Tensor, expert: int) -> torch.Tensor:
+        inner = self.act_fn(F.linear(hidden_states, self.up_proj[expert], self.up_bias[expert]))
+        return F.linear(inner, self.down_proj[expert], self.down_bias[expert])
+
     def _routed_loop(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
         """Expert after expert: the reference."""
         outputs = []
         for expert, tokens in enumerate(hidden_states.flatten(0, -2)[routing.order].split(routing.counts)):
             if len(tokens):
-                inner = self.act_fn(F.linear(tokens, self.up_proj[expert], self.up_bias[expert]))
-                outputs.append(F.linear(inner, self.down_proj[expert], self.down_bias[expert]))
+                outputs.append(self._one(tokens, expert))
         return torch.cat(outputs)[routing.inverse].view(hidden_states.shape)
 
     def _routed_selected(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
@@ -178,8 +181,7 @@ class YanExperts(nn.Module):
         flat, outputs = hidden_states.flatten(0, -2), []
         for expert in range(self.num_experts):
             tokens = flat[(routing.experts == expert).nonzero().squeeze(1)]
-            inner = self.act_fn(F.linear(tokens, self.up_proj[expert], self.up_bias[expert]))
-            outputs.append(F.linear(inner, self.down_proj[expert], self.down_bias[expert]))
+            outputs.append(self._one(tokens, expert))
         return torch.cat(outputs)[routing.inverse].view(hidden_states.shape)
 
     def _routed_grouped_mm(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
@@ -258,9 +260,6 @@ class YanVelocityField(nn.Module):
         self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if joint else None
         layer = YanJointFlowLayer if joint else YanFlowLayer
         self.layers = nn.ModuleList([layer(config, i) for i in range(config.flow_layers)])
-        # What a canvas position begins with beside its noise, where it belongs to a token of the source.
-        width = config.hidden_size
-        self.source_proj = nn.Linear(width, width, bias=False) if config.canvas_from_source else None
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.experts = YanExperts(config)
         self.gate = YanGate(config)
@@ -288,10 +287,12 @@ class YanVelocityField(nn.Module):
         def repeat(states: torch.Tensor) -> torch.Tensor:
             return states if repeats == 1 else states.repeat_interleave(repeats, 0)
 
-        if self.source_proj is not None:
-            position_embeddings = position_embeddings + repeat(
-                self._source_states(position_embeddings.shape[1], encoder_hidden_states, encoder_attention_mask)
-            )
+        if self.config.canvas_from_source:
+            # Unprojected: what the output projection begins as gives these states' own tokens back.
+            length, ratio = position_embeddings.shape[1], self.config.canvas_ratio
+            indices = source_indices(length, ratio, encoder_hidden_states, encoder_attention_mask).unsqueeze(-1)
+            own = encoder_hidden_states.gather(1, indices.expand(-1, -1, encoder_hidden_states.shape[-1]))
+            position_embeddings = position_embeddings + repeat(own)
         canvas = position_embeddings.expand(encoder_hidden_states.shape[0] * repeats, -1, -1)
         attended = canvas_mask
         if canvas_mask is not None:
@@ -311,11 +312,6 @@ class YanVelocityField(nn.Module):
                 for layer in self.layers
             ],
         )
-
-    def _source_states(self, length: int, source: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Projected states (B, length, d) of the source tokens (B, Lx, d) that canvas positions belong to."""
-        indices = source_indices(length, self.config.canvas_ratio, source, mask)
-        return self.source_proj(source).gather(1, indices.unsqueeze(-1).expand(len(source), -1, source.shape[-1]))
 
     def _cross_mask(self, canvas, canvas_mask, source, source_mask) -> torch.Tensor | None:
         """

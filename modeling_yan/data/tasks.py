@@ -128,8 +128,8 @@ class Task:
         metric: "bleu", "rouge" or "exact_match", the one that chooses the best checkpoint.
         truncation_side: where a source that is too long is cut, "right" or "left"; "left" keeps a question that stands
             last.
-        redraw: whether training rows are derived anew each time they are read, so that no two epochs are alike. Held-out
-            rows are derived once.
+        redraw: whether training rows are derived anew each time they are read, so that no two epochs are alike.
+            Held-out rows are derived once.
         bad_rows: "raise", or "drop" rows that cannot be rendered, with a warning that counts them.
         dataset: name of the data set that the task was written for, for people; which data is read is an argument.
     """

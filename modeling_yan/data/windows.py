@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 
 # A sentence ends behind these, and its next begins with a capital, a number or a quotation mark.
 SENTENCE_END = re.compile(r"(?<=[.!?])([\"')\]]*)\s+(?=[\"'(\[]?[A-Z0-9])")
-NO_END = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Prof|Gen|Col|Capt|Sgt|Rev|Jr|Sr|vs|etc|No|Fig|e\.g|i\.e|cf|al)|\b[A-Z])\.$")
+NO_END = re.compile(
+    r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Prof|Gen|Col|Capt|Sgt|Rev|Jr|Sr|vs|etc|No|Fig|e\.g|i\.e|cf|al)|\b[A-Z])\.$"
+)
 PLAIN = {"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "…": "...", "–": "-", "—": " - ", "−": "-", "\u2060": ""}
 # Marks that a clean text ends with.
 FINAL = re.compile(r"[.!?][\"')\]]*$")
@@ -45,9 +47,7 @@ def is_clean(text: str, fewest_words: int, most_words: int) -> bool:
     )
 
 
-def windows(
-    document: str, draw: random.Random, *, fewest_words: int = 4, most_words: int = 48
-) -> Iterator[str]:
+def windows(document: str, draw: random.Random, *, fewest_words: int = 4, most_words: int = 48) -> Iterator[str]:
     """
     Texts of one or more sentences that stand next to each other, none of them in two texts; their lengths are drawn
     anew for each. Sentences that are no clean prose end a text and are left out.
