@@ -61,7 +61,7 @@ CSS = """
   background: var(--background-fill-primary); }
 .yan-empty { display: grid; place-items: center; min-height: 250px; opacity: .6; text-align: center; }
 .yan-error { border-color: #e5484d; border-left-width: 5px; }
-.yan-top { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; margin-bottom: 14px; }
+.yan-top { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; margin-bottom: 14px; min-height: 34px; }
 .yan-step { border: 1px solid var(--yan-line); border-radius: 999px; padding: 1px 12px; font-size: .82rem;
   opacity: .55; }
 .yan-step.seen { opacity: 1; }
