@@ -85,6 +85,7 @@ def address(tmp_path_factory) -> Iterator[str]:
     try:
         wait_for(started, "server")
         yield f"http://127.0.0.1:{port}/"
+        assert process.poll() is None, f"the server ended with {process.returncode}: {told()}"
         assert "Traceback" not in told(), told()
     finally:
         process.terminate()
