@@ -5,7 +5,7 @@ LIBRARY_TESTS := $(VENV)/transformers-tests
 # Expanded in recipes only, when transformers is installed.
 TRANSFORMERS = $(shell $(BIN)/python -c "from importlib.metadata import version; print(version('transformers'))")
 
-.PHONY: install quickstart test test-slow test-transformers lint format hub-files docs docs-serve clean
+.PHONY: install quickstart test test-slow test-browser test-transformers lint format hub-files docs docs-serve clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,10 @@ test: lint
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# The demo in headless Chromium (apt-get install chromium chromium-driver); skipped where there is none.
+test-browser: install
+	$(BIN)/python -m pytest -m browser tests/examples/test_app_browser.py
 
 # The tests that every model of transformers has to pass; only its sdist holds them.
 test-transformers: install

@@ -23,7 +23,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, HfArgumentParser, PreTrainedTokenizerFast
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    HfArgumentParser,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
@@ -140,6 +150,33 @@ def tiny_bert(folder: Path | None = None, seed: int = 0, **sizes) -> BertModel:
         bert.save_pretrained(folder)
         word_piece_tokenizer().save_pretrained(folder)
     return bert
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A word for every id of a tiny model: w4, w5, … behind padding, BOS, EOS and mask; EOS ends a text."""
+    special = ["<pad>", "<s>", "</s>", "<mask>"]
+    words = [*special, *(f"w{i}" for i in range(len(special), VOCAB_SIZE))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w4"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    names = dict(zip(("pad_token", "bos_token", "eos_token", "mask_token"), special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def save_tiny_peer(folder: Path, kind: str = "bart", tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
+    """A random BART or GPT-2 with a tokenizer, that of `word_tokenizer` by default; its answers are long."""
+    tokenizer = tokenizer or word_tokenizer()
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    if kind == "bart":
+        sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        ffn = {"encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "decoder_start_token_id": 1, "forced_eos_token_id": None}
+        peer = BartForConditionalGeneration(BartConfig(d_model=16, max_position_embeddings=130, **sizes, **ffn, **ids))
+    else:
+        peer = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=130, **ids))
+    randomize(peer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def fingerprint(model: torch.nn.Module) -> str:

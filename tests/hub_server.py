@@ -47,6 +47,11 @@ class HubHandler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             request = json.loads(body)
             name = "/".join(filter(None, (request.get("organization"), request["name"])))
+            if request.get("type") == "space":
+                name = f"spaces/{name}"
+                if not request.get("sdk"):
+                    self.answer_json({"error": "a space needs an sdk"}, 400)
+                    return
             self.repositories.setdefault(name, {})
             self.answer_json({"url": f"http://{self.headers['Host']}/{name}", "name": name, "id": name})
         elif path == "/api/validate-yaml":
@@ -58,7 +63,8 @@ class HubHandler(BaseHTTPRequestHandler):
             ]
             self.answer_json({"files": files, "commitOid": COMMIT})
         elif "/commit/" in path:
-            name = "/".join(path.split("/")[3:5])
+            kind, name = path.split("/")[2], "/".join(path.split("/")[3:5])
+            name = name if kind == "models" else f"{kind}/{name}"
             for line in body.decode().splitlines():
                 entry = json.loads(line)
                 if entry["key"] == "file":
@@ -98,7 +104,10 @@ class HubHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub_on_loopback(cache: Path):
-    """Yields the environment of processes that shall use this Hub, and its repositories: name -> path -> content."""
+    """
+    Yields the environment of processes that shall use this Hub, and its repositories: name -> path -> content. A
+    Space's name begins with "spaces/".
+    """
     repositories: dict[str, dict[str, bytes]] = {}
     handler = type("Handler", (HubHandler,), {"repositories": repositories})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

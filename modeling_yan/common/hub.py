@@ -226,8 +226,15 @@ def write_folder(
         check(read_model(type(model), written, dtype=model.dtype))
 
 
-def push_folder(folder: Path, repository: str) -> None:
-    """Uploads a folder to a repository of the Hub, which is created if it is not there."""
+def push_folder(folder: Path, repository: str, *, repo_type: str = "model") -> None:
+    """
+    Uploads a folder to a repository of the Hub, which is created if it is not there.
+
+    Args:
+        repo_type: "model", or "space" for a folder with a Gradio app.
+    """
     api = HfApi()
-    api.create_repo(repository, exist_ok=True)
-    api.upload_folder(repo_id=repository, folder_path=folder)
+    api.create_repo(
+        repository, exist_ok=True, repo_type=repo_type, space_sdk="gradio" if repo_type == "space" else None
+    )
+    api.upload_folder(repo_id=repository, folder_path=folder, repo_type=repo_type)

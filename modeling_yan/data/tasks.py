@@ -19,6 +19,7 @@ from datasets import Dataset, DatasetDict
 from modeling_yan.common.paths import configuration_path
 from modeling_yan.data.corruption import Corruption, corrupt
 from modeling_yan.data.loading import first_rows, load_data, select_split
+from modeling_yan.data.masking import mask_words
 
 logger = logging.getLogger(__name__)
 METRICS = ("bleu", "rouge", "exact_match")
@@ -44,8 +45,7 @@ def _mask_spans(text: str, *, mask_token: str, rate: float = 0.08, max_span: int
     Spans of 1 to `max_span` words, about `rate` of all words and at least one, become one mask token each. White space
     is kept. The spans depend on the seed and the text alone.
     """
-    pieces = re.split(r"(\s+)", text.strip())
-    words, gaps = pieces[::2], ["", *pieces[1::2]]
+    words = text.split()
     if len(words) < 2:
         raise BadRow("the text has less than two words: nothing would be left beside the mask")
     draw = random.Random(f"{seed} {text}")
@@ -57,13 +57,7 @@ def _mask_spans(text: str, *, mask_token: str, rate: float = 0.08, max_span: int
         # Spans that touched would be one.
         if length and masked.isdisjoint(range(start - 1, start + length + 1)):
             masked.update(range(start, start + length))
-    shown = ""
-    for index, (gap, word) in enumerate(zip(gaps, words, strict=True)):
-        if index not in masked:
-            shown += gap + word
-        elif index - 1 not in masked:
-            shown += gap + mask_token
-    return shown
+    return mask_words(text, masked, mask_token)
 
 
 def _corrupt(text: str, *, seed: int = 0, **rates: float) -> str:

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -17,13 +18,26 @@ from modeling_yan.evaluation.baselines import WritingSystem, are_best
 COMPUTE_TYPES = {"float32": None, "int8": 0.02}
 
 
-def _convert(model, folder: str, compute_type: str) -> None:
-    """Writes a BART or GPT-2 as CTranslate2 reads it. Its tokens are the ids as text."""
+def convert(model, folder: str, compute_type: str, tokens: list[str] | None = None) -> None:
+    """
+    Writes a BART or GPT-2 as CTranslate2 reads it.
+
+    Args:
+        folder: empty, or not there yet.
+        compute_type: one of `COMPUTE_TYPES`.
+        tokens: the vocabulary, by id; the ids as text by default.
+
+    Raises:
+        ValueError: for a model of another kind.
+    """
+    if model.config.model_type not in ("bart", "gpt2"):
+        raise ValueError(f"a model of type {model.config.model_type!r} cannot be converted; BART and GPT-2 can")
     from ctranslate2.converters.transformers import BartLoader, GPT2Loader
 
     # The converter quantizes the weights that it is given in place.
     model = copy.deepcopy(model)
-    tokens = [str(i) for i in range(model.config.vocab_size)]
+    if tokens is None:
+        tokens = [str(i) for i in range(model.config.vocab_size)]
     if model.config.is_encoder_decoder:
         # What the converter reads of a BART of before transformers 5.
         options = {"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False}
@@ -32,15 +46,16 @@ def _convert(model, folder: str, compute_type: str) -> None:
         spec = BartLoader().get_model_spec(model)
         spec.register_source_vocabulary(tokens)
         spec.register_target_vocabulary(tokens)
-        spec.config.decoder_start_token = str(model.config.decoder_start_token_id)
+        spec.config.decoder_start_token = tokens[model.config.decoder_start_token_id]
     else:
         spec = GPT2Loader().get_model_spec(model)
         spec.register_vocabulary(tokens)
     for name in ("bos", "eos"):
-        setattr(spec.config, f"{name}_token", str(getattr(model.config, f"{name}_token_id")))
-    spec.config.unk_token = str(model.config.pad_token_id)
+        setattr(spec.config, f"{name}_token", tokens[getattr(model.config, f"{name}_token_id")])
+    spec.config.unk_token = tokens[model.config.pad_token_id]
     spec.validate()
     spec.optimize(quantization=compute_type)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     spec.save(folder)
 
 
@@ -54,7 +69,7 @@ def load_runtime(model, compute_type: str, threads: int):
 
     settings = {"device": "cpu", "compute_type": compute_type, "inter_threads": 1, "intra_threads": threads}
     with tempfile.TemporaryDirectory() as folder:
-        _convert(model, folder, compute_type)
+        convert(model, folder, compute_type)
         kind = ctranslate2.Translator if model.config.is_encoder_decoder else ctranslate2.Generator
         return kind(folder, **settings)
 
