@@ -25,27 +25,8 @@ def test_all_capitals_go():
 
 def test_all_marks_go_but_those_of_numbers_links_and_words():
     for words in words_after(without_marks=1.0):
-        assert words == (
-            [
-                "Mr",
-                "Holmes",
-                "came",
-                "at",
-                "9:30",
-                "and",
-                "said",
-                "We",
-                "can't",
-                "stay",
-                "see",
-                "www.example.com",
-                "or",
-                "mail",
-                "a.b@example.org",
-                "Did",
-                "he",
-            ]
-        )
+        expected = "Mr Holmes came at 9:30 and said We can't stay see www.example.com or mail a.b@example.org Did he"
+        assert words == expected.split()
 
 
 @pytest.mark.parametrize("word", ["3.14", "1,024", "9:30", "www.a.org", "a.b@c.de", "https://x.y", "x_1", "a/b", "$5"])
@@ -82,7 +63,9 @@ def test_neighbours_are_mutual():
 def test_confusions_keep_their_capital():
     rates = {"with_typos": 1.0, "confusion_rate": 1.0}
     for words in words_after("Their friend is definitely there.", **rates):
-        assert words[0] in ("There", "They're") and words[1] == "freind" and words[3] == "definately"
+        assert words[0] in ("There", "They're")
+        assert words[1] == "freind"
+        assert words[3] == "definately"
 
 
 def test_spaces_go_and_come():
