@@ -119,7 +119,8 @@ def states_of_frozen_encoder(
         training: its `output_dir` holds the file until `remove_states`.
     """
     folder, width = Path(training.output_dir), model.config.hidden_size
-    if not is_frozen(model) or not room_for(rows, width, folder):
+    # Sources that are drawn anew (`RedrawnPairs`) have other states each time.
+    if not isinstance(rows, Dataset) or not is_frozen(model) or not room_for(rows, width, folder):
         return rows, None
     model.to(training.device)
     with training.main_process_first(desc="states of the frozen encoder"):
