@@ -123,8 +123,8 @@ def show_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows:
     console.print(table)
     where = f"{torch.get_num_threads()} threads" if model.device.type == "cpu" else device_name(model.device)
     console.print(
-        f"{len(systems[0].inputs)} texts, 3 rounds, systems alternating, {where}. YAN is eager torch. The peers have as "
-        "many parameters, random weights, and write as many tokens as YAN did; their tokens are "
+        f"{len(systems[0].inputs)} texts, 3 rounds, systems alternating, {where}. YAN is eager torch. The peers have "
+        "as many parameters, random weights, and write as many tokens as YAN did; their tokens are "
         f"{f'WRONG for {wrong}' if wrong else 'those of the plain computation'}."
     )
 
