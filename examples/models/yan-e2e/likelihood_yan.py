@@ -43,6 +43,9 @@ class YanLikelihoodMixin:
           first EOS, and whatever stands behind it on the canvas counts. An answer without EOS counts with all of its
           continuations.
 
+        It is the probability of what stands on the canvas, under the model's own distribution: `merge_repeats`,
+        `blank_penalty`, `prior_temperature` and the filters of drawn tokens are left out.
+
         The mean over M priors is an unbiased estimate of the probability, so that its logarithm is too low on average
         (Jensen's inequality); the bias shrinks with 1 / M.
 
