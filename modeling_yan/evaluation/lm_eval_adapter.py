@@ -31,7 +31,8 @@ logger = logging.get_logger(__name__)
 
 NO_ROLLING = (
     "loglikelihood_rolling asks for the probability of a text without a source, token by token from the left; YAN "
-    "gives those of whole answers to a source. Choose tasks of output_type generate_until, loglikelihood or multiple_choice"
+    "gives those of whole answers to a source. Choose tasks of output_type generate_until, loglikelihood or "
+    "multiple_choice"
 )
 
 
