@@ -32,6 +32,8 @@ from modeling_yan.evaluation.speed import System, count_tokens, default_device, 
 from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
 
 COLUMNS = "system|length|steps|priors x lengths|BLEU-4|ROUGE-L|EM|F1|self-BLEU|words|seconds"
+# Columns that are there where an encoder was named.
+ENCODER_SCORES = {"bert_f1": "BERTScore", "mauve": "MAUVE"}
 
 
 @dataclass
@@ -292,7 +294,8 @@ def prepare(arguments: argparse.Namespace) -> Evaluation:
 
 
 def make_table(results: list[dict]) -> Table:
-    table = Table(*COLUMNS.split("|"))
+    scored = {name: label for name, label in ENCODER_SCORES.items() if name in results[0]}
+    table = Table(*COLUMNS.split("|"), *scored.values())
     for row in results:
         table.add_row(
             row["system"],
@@ -302,6 +305,7 @@ def make_table(results: list[dict]) -> Table:
             *(f"{row[name]:.1f}" for name in ("bleu", "rougeL", "exact_match", "f1", "self_bleu")),
             f"{row['mean_words']:.1f}",
             f"{row['seconds']:.1f}",
+            *(f"{row[name]:.1f}" for name in scored),
         )
     return table
 

@@ -49,7 +49,8 @@ def test_encoders_that_are_named_score_every_setting(tmp_path):
     tokenizer.save_pretrained(tmp_path / "bert")
     few = {"steps": 1, "candidates": 1, "length_candidates": 1, "speed_rows": 0, "bootstrap": 0}
     encoders = {"bertscore_model": "bert", "bertscore_layer": 1, "mauve_model": "bert"}
-    ran(SCRIPT, cwd=tmp_path, max_rows=20, output="scores.json", **few, **encoders, **E2E)
+    table = ran(SCRIPT, cwd=tmp_path, max_rows=20, output="scores.json", **few, **encoders, **E2E)
+    assert "MAU" in table
     scored = json.loads((tmp_path / "scores.json").read_text())["quality"]
     assert len(scored) == 3
     assert all(0 < row["mauve"] <= 100 and 0 < row["bert_f1"] <= 100 for row in scored)
