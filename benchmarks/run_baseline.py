@@ -35,12 +35,18 @@ from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import parse_arguments, run_script, token_ids
 from modeling_yan.common.hub import read_config, read_tokenizer, readable
 from modeling_yan.data.loading import select_split
+from modeling_yan.data.redrawn_pairs import RedrawnPairs
 from modeling_yan.data.tasks import Task, evaluation_rows, load_splits
 from modeling_yan.data.tokenization import end_token_id, set_truncation_side, tokenize_pairs
 from modeling_yan.evaluation.baselines import closest_width
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
 from modeling_yan.training.scoring import score_splits
+from modeling_yan.training.trainer import KnownLengthsMixin
+
+
+class BaselineTrainer(KnownLengthsMixin, Trainer):
+    """The stock Trainer."""
 
 
 @dataclass
@@ -179,13 +185,17 @@ def join_for_causal(row: dict) -> dict:
 
 
 def training_rows(
-    arguments: BaselineArguments, texts: Dataset, tokenizer: PreTrainedTokenizerBase, task: Task
-) -> Dataset:
+    arguments: BaselineArguments, texts: Dataset, tokenizer: PreTrainedTokenizerBase, task: Task, seed: int
+) -> Dataset | RedrawnPairs:
     """Tokenised pairs as the architecture reads them."""
+    two_parts = arguments.architecture in ("bart", "bert2bert")
+    if task.redraw:
+        if not two_parts:
+            raise ValueError(f"task={task.name} draws its pairs anew, which architecture=bart and bert2bert can read")
+        return RedrawnPairs(texts, task, tokenizer, seed=seed)
     # Masked diffusion learns where to end by writing EOS on the rest of its canvas.
     fill = arguments.architecture == "masked_diffusion"
     pairs = tokenize_pairs(texts, tokenizer, task.max_source_length, task.max_target_length, fill_canvas=fill)
-    two_parts = arguments.architecture in ("bart", "bert2bert")
     return pairs if two_parts else pairs.map(join_for_causal, desc="join")
 
 
@@ -217,12 +227,13 @@ def main() -> None:
     tokenizer = read_tokenizer(tokenizer_name, trust_remote_code=arguments.trust_remote_code)
     set_truncation_side(tokenizer, task.truncation_side)
     splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
-    train = training_rows(arguments, select_split(splits, "train", arguments.dataset_name), tokenizer, task)
+    texts = select_split(splits, "train", arguments.dataset_name)
+    train = training_rows(arguments, texts, tokenizer, task, training.seed)
     positions = task.max_source_length + task.max_target_length
     width = equal_width(arguments, tokenizer, positions) if arguments.like else arguments.hidden_size
     model = build_model(arguments, tokenizer, positions, width)
     model.set_attn_implementation(arguments.attn_implementation)
-    trainer = Trainer(
+    trainer = BaselineTrainer(
         model=model,
         args=training,
         train_dataset=train,

@@ -23,6 +23,7 @@ from modeling_yan.modeling_yan import (
     YanModel,
 )
 from modeling_yan.pipeline_yan import YanTextGenerationPipeline
+from modeling_yan.restoration_yan import Restoration, restore
 
 try:
     __version__ = version("modeling-yan")
@@ -40,6 +41,7 @@ AutoModelForTokenClassification.register(YanConfig, YanForTokenClassification, e
 AutoModelForQuestionAnswering.register(YanConfig, YanForQuestionAnswering, exist_ok=True)
 
 __all__ = [
+    "Restoration",
     "YanConfig",
     "YanForConditionalGeneration",
     "YanForMaskedLM",
@@ -50,4 +52,5 @@ __all__ = [
     "YanModel",
     "YanTextGenerationPipeline",
     "YanTrainingConfig",
+    "restore",
 ]

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from transformers.generation import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, logging
 
-from .canvas_yan import canvas_lengths, length_mask, text_room
+from .canvas_yan import canvas_lengths, length_mask, source_lengths, text_room
 from .compilation_yan import call_compiled, group_by_bucket, pad_canvases, pad_source
 from .generation_options_yan import GenerationOptions, YanGenerationOptionsMixin, take_library_arguments
 from .input_checks_yan import (
@@ -29,6 +30,8 @@ class YanGenerateOutput(ModelOutput):
     Args:
         sequences: ids (B * num_return_sequences, L), without BOS, cut after EOS, padded with `pad_token_id`.
         sequences_scores: mean token log-probability of each, up to EOS.
+        token_scores: log-probability of each token of `sequences` in nats, under the unfiltered distribution, 0 at
+            padding; on a canvas with blanks that of the first position that wrote it.
         target_lengths: canvas length of each.
         num_evaluations: evaluations of the velocity field's trunk.
         trajectory: latent states (steps + 1, B * num_return_sequences, L, d), prior first; with `output_trajectory`.
@@ -36,6 +39,7 @@ class YanGenerateOutput(ModelOutput):
 
     sequences: torch.LongTensor | None = None
     sequences_scores: torch.FloatTensor | None = None
+    token_scores: torch.FloatTensor | None = None
     target_lengths: torch.LongTensor | None = None
     num_evaluations: int | None = None
     trajectory: torch.FloatTensor | None = None
@@ -79,59 +83,68 @@ class WrittenRows:
     Args:
         ids: (n, num_return_sequences, L), not yet cut.
         scores, lengths: (n, num_return_sequences).
+        log_probs: of each id.
         states: trajectory (steps + 1, n * num_return_sequences, L, d), where asked for.
     """
 
     ids: torch.LongTensor
     scores: torch.FloatTensor
     lengths: torch.LongTensor
+    log_probs: torch.FloatTensor
     states: torch.FloatTensor | None
 
 
-def merge_repeats(
-    ids: torch.LongTensor, lengths: torch.LongTensor, longest: int, pad_token_id: int
-) -> tuple[torch.LongTensor, torch.LongTensor]:
+def merge_repeats(ids: torch.LongTensor, positions: torch.LongTensor, longest: int) -> torch.LongTensor:
     """
-    Texts in which no run of up to `longest` tokens stands twice in a row: of such runs the first is kept, from left to
-    right, the shortest first.
+    Positions of texts in which no run of up to `longest` tokens stands twice in a row: of such runs the first is kept,
+    from left to right, the shortest first.
 
     Args:
-        ids: (N, L), padded behind the first `lengths` (N,) tokens of a row.
+        ids: (N, L).
+        positions: where in `ids` the tokens of each text stand (N, L), -1 behind the last.
 
     Returns:
-        Ids (N, L) and lengths (N,) anew.
+        Positions (N, L) of the tokens that are kept.
     """
-    merged = torch.full_like(ids, pad_token_id)
-    kept = torch.zeros_like(lengths)
-    for row, (tokens, length) in enumerate(zip(ids.tolist(), lengths.tolist(), strict=True)):
+    merged = torch.full_like(positions, -1)
+    for row, (tokens, places) in enumerate(zip(ids.tolist(), positions.tolist(), strict=True)):
         text: list[int] = []
-        for token in tokens[:length]:
-            text.append(token)
+        kept: list[int] = []
+        for place in places[: len(places) - places.count(-1)]:
+            text.append(tokens[place])
+            kept.append(place)
             repeats = (n for n in range(1, longest + 1) if len(text) >= 2 * n and text[-n:] == text[-2 * n : -n])
             repeated = next(repeats, 0)
-            del text[len(text) - repeated :]
-        kept[row] = len(text)
-        merged[row, : len(text)] = torch.tensor(text, dtype=ids.dtype)
-    return merged, kept
+            del text[len(text) - repeated :], kept[len(kept) - repeated :]
+        merged[row, : len(kept)] = torch.tensor(kept, dtype=positions.dtype)
+    return merged
 
 
-def finish_texts(ids: torch.LongTensor, lengths: torch.LongTensor, options: GenerationOptions) -> torch.LongTensor:
+def text_positions(ids: torch.LongTensor, lengths: torch.LongTensor, options: GenerationOptions) -> torch.LongTensor:
     """
-    Texts as they are returned: without a leading BOS, cut after EOS, padded, trimmed to the longest row.
+    Which tokens are returned: without a leading BOS, cut after EOS, trimmed to the longest row.
 
     Args:
         ids: (N, L).
         lengths: most tokens of each (N,).
+
+    Returns:
+        Where they stand in `ids` (N, longest row), -1 behind the last.
     """
     cut = torch.minimum(cut_lengths(ids, None, options.sampling.eos_token_ids), lengths)
-    ids = torch.where(length_mask(cut, ids.shape[1]), ids, options.pad_token_id)
+    places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    positions = torch.where(length_mask(cut, ids.shape[1]), places, -1)
     if options.bos_token_id is not None:
-        starts = ids[:, 0] == options.bos_token_id
-        shifted = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], options.pad_token_id)], 1)
-        ids, cut = torch.where(starts.unsqueeze(1), shifted, ids), cut - starts.long()
+        starts = (ids[:, 0] == options.bos_token_id) & (cut > 0)
+        positions = torch.where(starts.unsqueeze(1), F.pad(positions[:, 1:], (0, 1), value=-1), positions)
     if options.merge_repeats:
-        ids, cut = merge_repeats(ids, cut, options.merge_repeats, options.pad_token_id)
-    return ids[:, : max(int(cut.max()), 1)]
+        positions = merge_repeats(ids, positions, options.merge_repeats)
+    return positions[:, : max(int((positions >= 0).sum(-1).max()), 1)]
+
+
+def take_positions(values: torch.Tensor, positions: torch.LongTensor, fill: float) -> torch.Tensor:
+    """Values (N, L) at these positions (N, L'), and `fill` where they are -1."""
+    return values.gather(1, positions.clamp_min(0)).masked_fill(positions < 0, fill)
 
 
 class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
@@ -187,7 +200,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             merge_repeats (0): runs of up to so many tokens that stand twice in a row are written once.
             max_new_tokens, max_length: longest answer in tokens.
             min_new_tokens: shortest answer.
-            length_mode ("predicted"): the length head decides; "canvas": `max_new_tokens` positions, cut at EOS.
+            length_mode ("predicted"): the length head decides; "canvas": `max_new_tokens` positions, cut at EOS;
+                "source": as long as the source, where the model was made for that (`config.length_head`).
             num_length_candidates (1): most probable lengths tried in one batch.
             num_candidates (1): priors per row.
             num_return_sequences (1): how many come back, best first, different texts as far as the candidates go.
@@ -224,7 +238,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
                 f"a streamer takes one text, got {len(states)} rows x {options.num_return_sequences} return sequences"
             )
         # 4.
-        lengths = self._canvas_lengths(options, len(states), length_logits, target_lengths, prior_noise, states.device)
+        lengths = self._canvas_lengths(options, states, mask, length_logits, target_lengths, prior_noise)
         # 5. to 7.
         seeds = row_seeds(input_ids, attention_mask, len(states), generator)
         sources = Sources(states, mask, seeds, lengths, prior_noise)
@@ -232,7 +246,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         # 8. A canvas with blanks may hold more tokens than were asked for.
         row_lengths = written.lengths.flatten()
         most = row_lengths if self.config.canvas_ratio == 1 else row_lengths.clamp(max=options.longest)
-        sequences = finish_texts(written.ids.flatten(0, 1), most, options)
+        positions = text_positions(written.ids.flatten(0, 1), most, options)
+        sequences = take_positions(written.ids.flatten(0, 1), positions, options.pad_token_id)
         if streamer is not None:
             if getattr(streamer, "skip_prompt", False):
                 # It takes the first thing put for the prompt, which YAN does not repeat.
@@ -244,6 +259,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         return YanGenerateOutput(
             sequences=sequences,
             sequences_scores=written.scores.flatten(),
+            token_scores=take_positions(written.log_probs.flatten(0, 1), positions, 0.0),
             target_lengths=row_lengths,
             num_evaluations=options.num_evaluations,
             trajectory=written.states,
@@ -292,15 +308,18 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         return states[:rows], None if length_logits is None else length_logits[:rows], padded[1][:rows]
 
     def _canvas_lengths(
-        self, options: GenerationOptions, batch_size: int, length_logits, target_lengths, prior_noise, device
+        self, options: GenerationOptions, source, source_mask, length_logits, target_lengths, prior_noise
     ) -> torch.LongTensor:
         """Candidate canvas lengths (B, number of candidates), the most probable first."""
+        batch_size, device = len(source), source.device
         ratio, table = self.config.canvas_ratio, self.config.max_position_embeddings
         longest = options.longest
         if prior_noise is not None and prior_noise.dim() in (3, 4):
             longest = min(longest, text_room(prior_noise.shape[-2], ratio))
         if target_lengths is not None:
             lengths = self._given_lengths(target_lengths, batch_size, device)
+        elif options.length_mode == "source":
+            lengths = source_lengths(source, source_mask).unsqueeze(1)
         else:
             lengths = self._text_lengths(options, batch_size, length_logits, longest, device)
         if ratio == 1:
@@ -352,8 +371,9 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             return None
 
         def write(latents: torch.Tensor) -> None:
-            ids, _ = self.decode_latents(latents[:1])
-            streamer.put_draft(value=finish_texts(ids, lengths[0, :1], options)[0].cpu())
+            ids, *_ = self.decode_latents(latents[:1])
+            positions = text_positions(ids, lengths[0, :1], options)
+            streamer.put_draft(value=take_positions(ids, positions, options.pad_token_id)[0].cpu())
 
         return write
 
@@ -369,11 +389,13 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             ids=torch.zeros(*shape, int(longest.max()), dtype=torch.long, device=device),
             scores=torch.zeros(shape, device=device),
             lengths=torch.zeros(shape, dtype=torch.long, device=device),
+            log_probs=torch.zeros(*shape, int(longest.max()), device=device),
             states=None,
         )
         for chosen in groups:
             part = self._write_group(sources.select(chosen), options, on_draft)
             written.ids[chosen, :, : part.ids.shape[-1]] = part.ids
+            written.log_probs[chosen, :, : part.ids.shape[-1]] = part.log_probs
             written.scores[chosen], written.lengths[chosen] = part.scores, part.lengths
         return written
 
@@ -393,12 +415,12 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         lengths = sources.lengths.unsqueeze(1).expand(-1, priors, -1).flatten()
         # 6. and 7.
         if options.compile_options is not None and on_draft is None:
-            ids, scores, states = self._write_compiled(x_0, uniform, sources, lengths, options)
+            ids, scores, log_probs, states = self._write_compiled(x_0, uniform, sources, lengths, options)
         else:
             canvas_mask = None
             if num_lengths > 1 or min(longest) < max(longest):
                 canvas_mask = length_mask(lengths, max(longest))
-            ids, scores, states = self.write_canvas(
+            ids, scores, log_probs, states = self.write_canvas(
                 x_0, uniform, sources.states, sources.mask, canvas_mask, options.sampling, on_draft
             )
         if priors * num_lengths == 1:
@@ -407,6 +429,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
                 ids=ids.view(*shape, -1),
                 scores=scores.view(shape),
                 lengths=lengths.view(shape),
+                log_probs=log_probs.view(*shape, -1),
                 states=states if options.sampling.output_trajectory else None,
             )
         first = torch.arange(batch_size * priors, device=device) * num_lengths
@@ -426,12 +449,13 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             ids=ids[chosen],
             scores=scores[chosen],
             lengths=lengths[chosen],
+            log_probs=log_probs[chosen],
             states=states[:, chosen.flatten()] if options.sampling.output_trajectory else None,
         )
 
     def _write_compiled(
         self, x_0: torch.Tensor, uniform: torch.Tensor, sources: Sources, lengths: torch.LongTensor, options
-    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """`write_canvas` on shapes rounded up: more rows, longer canvases and sources, all of it masked."""
         canvases, length = x_0.shape[:2]
         table = self.config.max_position_embeddings
@@ -439,11 +463,16 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         x_0, uniform, canvas_mask = pad_canvases(
             x_0, uniform, lengths, canvases // len(sources.states) * len(states), table
         )
-        ids, scores, ends = call_compiled(
+        ids, scores, log_probs, ends = call_compiled(
             self,
             "write_canvas",
             (x_0, uniform, states, mask, canvas_mask),
             options.compile_options,
             rest=(options.sampling,),
         )
-        return ids[:canvases, :length], scores[:canvases], ends[..., :canvases, :length, :]
+        return (
+            ids[:canvases, :length],
+            scores[:canvases],
+            log_probs[:canvases, :length],
+            ends[..., :canvases, :length, :],
+        )

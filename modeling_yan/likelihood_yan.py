@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from .canvas_yan import canvas_lengths, length_mask, target_canvas
+from .canvas_yan import canvas_lengths, length_mask, source_lengths, target_canvas
 from .ctc_yan import ctc_nll, ctc_prefix_log_prob, texts_first
 from .generation_options_yan import GenerationOptions
 from .input_checks_yan import check_finite, check_generator, check_labels, check_number, check_tensor
@@ -42,6 +42,7 @@ class YanLikelihoodMixin:
         - "canvas": as many positions as `generate` fills, all sources alike, and p(canvas) is 1. The answer ends at its
           first EOS, and whatever stands behind it on the canvas counts. An answer without EOS counts with all of its
           continuations.
+        - "source": the same on a canvas as long as the source says, or as the answer needs.
 
         It is the probability of what stands on the canvas, under the model's own distribution: `merge_repeats`,
         `blank_penalty`, `prior_temperature` and the filters of drawn tokens are left out.
@@ -74,7 +75,7 @@ class YanLikelihoodMixin:
         if prior_noise is not None:
             check_finite("prior_noise", prior_noise)
             num_priors = prior_noise.shape[1] if prior_noise.dim() == 4 else 1
-        labels, canvas = self._answers_on_canvas(labels, len(input_ids), options)
+        labels, canvas = self._answers_on_canvas(labels, source_lengths(input_ids, attention_mask), options)
         source, length_logits = self.encode_source(input_ids, attention_mask)
         condition = self.model.condition(canvas.shape[1], canvas, source, attention_mask)
         seeds = row_seeds(input_ids, attention_mask, len(input_ids), generator, distinct=False)
@@ -90,16 +91,21 @@ class YanLikelihoodMixin:
             logits = self.writable_logits(self.decoder(states).float(), options.sampling.eos_token_ids)
             log_probs.append(self._log_prob_of_texts(logits, labels, canvas, options))
         total = torch.stack(log_probs, -1).logsumexp(-1) - math.log(num_priors)
-        if options.length_mode == "canvas":
+        if options.length_mode != "predicted":
             return total
         tokens = (labels != -100).sum(-1, keepdim=True)
         return total + length_logits.float().log_softmax(-1).gather(1, tokens - 1).squeeze(1)
 
     def _answers_on_canvas(
-        self, labels: object, rows: int, options: GenerationOptions
+        self, labels: object, read: torch.LongTensor, options: GenerationOptions
     ) -> tuple[torch.LongTensor, torch.Tensor]:
-        """Labels (B, L), checked and with all padding at the end, and the canvas (B, C) that each stands on."""
-        config, table = self.config, self.config.max_position_embeddings
+        """
+        Labels (B, L), checked and with all padding at the end, and the canvas (B, C) that each stands on.
+
+        Args:
+            read: tokens of the sources (B,).
+        """
+        config, table, rows = self.config, self.config.max_position_embeddings, len(read)
         check_tensor("labels", labels, "pass token ids of the answers, EOS included, -100 being padding")
         if labels.dim() != 2 or len(labels) != rows:
             raise ValueError(
@@ -108,7 +114,7 @@ class YanLikelihoodMixin:
             )
         check_labels(labels, config.vocab_size, None if config.canvas_ratio == 1 else config.pad_token_id)
         labels = texts_first(labels)
-        fixed = options.length_mode == "canvas"
+        fixed = options.length_mode != "predicted"
         if fixed:
             ends = cut_lengths(labels, None, options.sampling.eos_token_ids)
             labels = labels.masked_fill(~length_mask(ends, labels.shape[1]), -100)
@@ -129,6 +135,8 @@ class YanLikelihoodMixin:
                 f"labels have {longest} tokens, more than the {options.longest} that the model writes; raise "
                 "generation_config.max_new_tokens, or tokenize answers with truncation=True"
             )
+        if options.length_mode == "source":
+            return labels, target_canvas(labels, config.canvas_ratio, table, read=read)
         positions = canvas_lengths(torch.full_like(lengths, options.longest), config.canvas_ratio, table)
         return labels, length_mask(positions)
 
@@ -137,7 +145,7 @@ class YanLikelihoodMixin:
     ) -> torch.Tensor:
         """Log-probability (B,) of labels (B, L), given logits (B, C, V) of independent positions."""
         if self.config.canvas_ratio > 1:
-            if options.length_mode == "canvas":
+            if options.length_mode != "predicted":
                 return ctc_prefix_log_prob(logits, labels, canvas, self.config.pad_token_id)
             return -ctc_nll(logits, labels, canvas, self.config.pad_token_id)
         valid = labels != -100

@@ -10,7 +10,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .base_model_yan import FLOW_KEYS, YanModel
-from .canvas_yan import target_canvas
+from .canvas_yan import source_lengths, target_canvas
 from .configuration_yan import YanConfig
 from .ctc_yan import ctc_viterbi, needed_positions
 from .encoder_heads_yan import YanForQuestionAnswering, YanForSequenceClassification, YanForTokenClassification
@@ -132,7 +132,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         self.loss_type = "YanFlow"
         self.model = YanModel(config)
         self.decoder = YanDecoder(config)
-        self.length_head = YanLengthHead(config) if config.length_head else None
+        self.length_head = YanLengthHead(config) if config.predicts_length else None
         self.tie_head()
         self.post_init()
         self.generation_config = self.default_generation_config()
@@ -240,7 +240,8 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         masks = []
         if labels is not None and (ratio == 1 or (decoder_attention_mask is None and prior_noise is None)):
             jitter = settings.canvas_jitter if self.training else 0.0
-            masks.append(target_canvas(labels, ratio, table, jitter=jitter, generator=generator))
+            read = source_lengths(source, attention_mask) if self.config.canvas_from_source else None
+            masks.append(target_canvas(labels, ratio, table, read=read, jitter=jitter, generator=generator))
         if decoder_attention_mask is not None:
             masks.append(decoder_attention_mask.bool())
         if not masks and prior_noise is not None:

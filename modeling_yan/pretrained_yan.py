@@ -57,7 +57,7 @@ class YanPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             linear_(module.weight, module.in_features)
-            if module is self.get_output_embeddings():
+            if module is self.get_output_embeddings() and not self.config.tie_word_embeddings:
                 self._start_head_from_embeddings(module)
             if isinstance(module, YanModulation):
                 chunks = torch.zeros(module.out_features // self.config.hidden_size, self.config.hidden_size)
@@ -65,6 +65,8 @@ class YanPreTrainedModel(PreTrainedModel):
                 init.copy_(module.bias, chunks.flatten())
                 if self.config.flow_from_encoder:
                     init.zeros_(module.weight)
+        elif isinstance(module, nn.LayerNorm) and module is getattr(getattr(self, "decoder", None), "final_norm", None):
+            self._start_tied_norm(module)
         elif isinstance(module, nn.Conv1d):
             # Each channel has its own filter, as wide as the kernel; torch's default variance, whatever
             # initializer_range.
@@ -108,6 +110,11 @@ class YanPreTrainedModel(PreTrainedModel):
             scale = self.config.embedding_std * self.config.hidden_size**0.5
             init.copy_(head.weight, self.get_input_embeddings().weight / scale)
 
+    def _start_tied_norm(self, norm: nn.LayerNorm) -> None:
+        """The same for the norm in front of the table itself; that of a hosted encoder has no known scale yet."""
+        if self.config.encoder_config is None:
+            init.constant_(norm.weight, 1 / (self.config.embedding_std * self.config.hidden_size**0.5))
+
     def tie_head(self) -> None:
         """With `config.tie_word_embeddings`, names the table that the output projection shares; before `post_init`."""
         if self.config.tie_word_embeddings:
@@ -141,7 +148,15 @@ class YanPreTrainedModel(PreTrainedModel):
         # Inference Endpoints look for it under this name.
         if (here / "handler.py").is_file():
             files["handler.py"] = here / "handler.py"
-        for name in ("configuration_yan.py", "pipeline_yan.py", "handler.py"):
+        for name in (
+            "configuration_yan.py",
+            "pipeline_yan.py",
+            "restoration_yan.py",
+            "text_changes_yan.py",
+            "text_windows_yan.py",
+            "words_yan.py",
+            "handler.py",
+        ):
             if name not in files:
                 # Loaded as remote code, which caches only what this file imports; the rest is where the model came
                 # from.

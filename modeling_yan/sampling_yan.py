@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from .ctc_yan import ctc_collapse
+from .ctc_yan import ctc_places, move_to_places
 from .flow_matching_yan import sample_categorical, solve_mixture_ode, time_grid
 from .velocity_field_yan import FlowCondition
 
@@ -229,7 +229,7 @@ class YanSamplingMixin:
         canvas_mask: torch.Tensor | None,
         options: SamplingOptions,
         on_draft: Callable[[torch.Tensor], None] | None = None,
-    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         From noise to text: condition, gate, steps, decoder.
 
@@ -241,16 +241,16 @@ class YanSamplingMixin:
             on_draft: called after each step with the endpoint (N, L, d) as that step sees it.
 
         Returns:
-            Ids (N, L), not yet cut, and mean log-probability (N,), both as `decode_latents` gives them; and the
-            endpoint (N, L, d), or all states (steps + 1, N, L, d) with `output_trajectory`.
+            Ids (N, L), not yet cut, mean log-probability (N,) and that of each token (N, L), as `decode_latents` gives
+            them; and the endpoint (N, L, d), or all states (steps + 1, N, L, d) with `output_trajectory`.
         """
         repeats = x_0.shape[0] // source.shape[0]
         condition = self.canvas_condition(x_0.shape[1], source, source_mask, canvas_mask, repeats)
         states = self.solve(x_0, condition, uniform[0], options, on_draft)
-        ids, scores = self.decode_latents(
+        written = self.decode_latents(
             states[-1] if options.output_trajectory else states, canvas_mask, uniform[1], options
         )
-        return ids, scores, states
+        return *written, states
 
     def canvas_condition(
         self,
@@ -314,12 +314,12 @@ class YanSamplingMixin:
         canvas_mask: torch.Tensor | None = None,
         uniform: torch.Tensor | None = None,
         options: SamplingOptions | None = None,
-    ) -> tuple[torch.LongTensor, torch.Tensor]:
+    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
         """
-        Ids (N, L) and their mean log-probability (N,) up to EOS, under the unfiltered distribution. Logits are computed
-        a few positions at a time and never held for all. On a canvas with blanks (`config.canvas_ratio` above 1), the
-        log-probability is that of the positions as they were written, and the ids are the text without blanks, EOS
-        behind it.
+        Ids (N, L), their mean log-probability (N,) up to EOS, and that of each (N, L), under the unfiltered
+        distribution. Logits are computed a few positions at a time and never held for all. On a canvas with blanks
+        (`config.canvas_ratio` above 1), the mean is over the positions as they were written; the ids are the text
+        without blanks, EOS behind it, and the log-probability of a token is that of the first position that wrote it.
 
         Args:
             uniform: (N, L), decides drawn tokens; only with `do_sample`.
@@ -342,15 +342,17 @@ class YanSamplingMixin:
         log_probs: torch.Tensor,
         canvas_mask: torch.Tensor | None,
         options: SamplingOptions,
-    ) -> tuple[torch.LongTensor, torch.Tensor]:
+    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
         """What `decode_latents` returns, from the token of each position (N, L) and its log-probability (N, L)."""
         cut = cut_lengths(ids, canvas_mask, options.eos_token_ids)
         counted = torch.arange(ids.shape[1], device=ids.device) < cut.unsqueeze(1)
         scores = (log_probs * counted).sum(-1) / counted.sum(-1)
         if self.config.canvas_ratio > 1:
             blank = self.config.pad_token_id
-            ids = ctc_collapse(ids, canvas_mask, blank, (*options.eos_token_ids, blank)[0])
-        return ids, scores
+            places = ctc_places(ids, canvas_mask, blank)
+            ids = move_to_places(ids, places, (*options.eos_token_ids, blank)[0])
+            log_probs = move_to_places(log_probs, places, 0.0)
+        return ids, scores, log_probs
 
     def _pick_tokens(
         self, states: torch.Tensor, uniform: torch.Tensor, positions: torch.Tensor, options: SamplingOptions

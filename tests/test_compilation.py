@@ -35,6 +35,7 @@ def assert_same(compiled, plain):
     assert torch.equal(compiled.sequences, plain.sequences)
     assert torch.equal(compiled.target_lengths, plain.target_lengths)
     torch.testing.assert_close(compiled.sequences_scores, plain.sequences_scores, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(compiled.token_scores, plain.token_scores, atol=1e-5, rtol=1e-4)
     for row, length in enumerate(plain.target_lengths.tolist()):
         torch.testing.assert_close(
             compiled.trajectory[:, row, :length], plain.trajectory[:, row, :length], atol=1e-4, rtol=1e-4

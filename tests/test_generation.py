@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 from modeling_yan import generation_yan, sampling_yan
 from modeling_yan.canvas_yan import length_mask
 from modeling_yan.compilation_yan import group_by_bucket
-from modeling_yan.generation_yan import YanGenerateOutput, finish_texts, merge_repeats
+from modeling_yan.generation_yan import YanGenerateOutput, merge_repeats, take_positions, text_positions
 from modeling_yan.sampling_yan import draw_noise, row_seeds
 
 from .helpers import VOCAB_SIZE, seeded, source_batch, tiny_model
@@ -40,6 +40,7 @@ def test_rows_of_different_length_are_written_in_groups_with_the_same_tokens(mod
     assert torch.equal(grouped.sequences, together.sequences)
     assert torch.equal(grouped.target_lengths, together.target_lengths)
     torch.testing.assert_close(grouped.sequences_scores, together.sequences_scores, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(grouped.token_scores, together.token_scores, atol=1e-5, rtol=1e-5)
 
 
 def test_grouping_happens_only_where_it_saves():
@@ -249,10 +250,36 @@ def test_score_is_the_mean_log_probability_up_to_eos(model):
         torch.testing.assert_close(out.sequences_scores[row], expected)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"num_candidates": 3, "num_return_sequences": 2}, {"merge_repeats": 2}], ids=str
+)
+def test_every_token_has_the_log_probability_of_the_position_that_wrote_it(model_of_positions, options):
+    model, (ids, mask) = model_of_positions, source_batch((7, 4, 19))
+    out = details(model, ids, mask, target_lengths=[7, 3, 28], expert_selection="argmax", generator=seeded(), **options)
+    assert out.token_scores.shape == out.sequences.shape
+    log_probs = model.decoder(out.trajectory[-1]).log_softmax(-1)
+    padding = out.sequences == model.config.pad_token_id
+    assert bool((out.token_scores[padding] == 0).all())
+    for row, (tokens, scores) in enumerate(zip(out.sequences, out.token_scores, strict=True)):
+        position = 0
+        for token, score in zip(tokens.tolist(), scores.tolist(), strict=True):
+            if token == model.config.pad_token_id:
+                break
+            # Positions that wrote it are found in their order; those between were blanks, repeats, or cut off.
+            near = (log_probs[row, position:, token] - score).abs() < 1e-5
+            if token == model.config.eos_token_id and score == 0:
+                break
+            assert bool(near.any()), (row, token, score)
+            position += int(near.nonzero()[0]) + 1
+    if not options and model.config.canvas_ratio == 1:
+        torch.testing.assert_close(out.token_scores.sum(-1) / (~padding).sum(-1), out.sequences_scores)
+
+
 def test_text_is_cut_after_eos_padded_and_free_of_bos(model):
     ids = torch.tensor([[1, 5, 2, 6], [7, 8, 9, 10], [2, 5, 5, 5]])
-    texts = finish_texts(ids, torch.tensor([4, 3, 4]), model.generation_options())
-    assert texts.tolist() == [[5, 2, 0], [7, 8, 9], [2, 0, 0]]
+    positions = text_positions(ids, torch.tensor([4, 3, 4]), model.generation_options())
+    assert positions.tolist() == [[1, 2, -1], [0, 1, 2], [0, -1, -1]]
+    assert take_positions(ids, positions, 0).tolist() == [[5, 2, 0], [7, 8, 9], [2, 0, 0]]
 
 
 def test_sampling_follows_the_filters(model):
@@ -414,9 +441,10 @@ def test_options_that_were_resolved_before_follow_changes_of_model_and_arguments
 )
 def test_repeated_runs_are_merged_from_left_to_right(text, longest, expected):
     ids = torch.tensor([[*text, 0, 0], [0] * (len(text) + 2)])
-    merged, lengths = merge_repeats(ids, torch.tensor([len(text), 0]), longest, 0)
-    assert merged[0].tolist() == expected + [0] * (len(text) + 2 - len(expected))
-    assert lengths.tolist() == [len(expected), 0]
+    positions = torch.tensor([[*range(len(text)), -1, -1], [-1] * (len(text) + 2)])
+    merged = merge_repeats(ids, positions, longest)
+    assert take_positions(ids, merged, 0)[0].tolist() == expected + [0] * (len(text) + 2 - len(expected))
+    assert (merged >= 0).sum(-1).tolist() == [len(expected), 0]
 
 
 def test_merging_repeats_changes_only_texts_that_have_them(model):
@@ -424,8 +452,8 @@ def test_merging_repeats_changes_only_texts_that_have_them(model):
     plain = model.generate(ids, mask, target_lengths=9, generator=seeded())
     merged = model.generate(ids, mask, target_lengths=9, merge_repeats=3, generator=seeded())
     for before, after in zip(rows_without_padding(plain), rows_without_padding(merged), strict=True):
-        again, length = merge_repeats(torch.tensor([before]), torch.tensor([len(before)]), 3, 0)
-        assert after == again[0, : int(length)].tolist()
+        kept = merge_repeats(torch.tensor([before]), torch.arange(len(before)).unsqueeze(0), 3)
+        assert after == [before[position] for position in kept[0].tolist() if position >= 0]
     for value in (-1, 1.5, "two"):
         with pytest.raises(ValueError, match="merge_repeats"):
             model.generate(ids, mask, merge_repeats=value)

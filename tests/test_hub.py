@@ -18,6 +18,7 @@ from modeling_yan import (
     YanForSequenceClassification,
     YanForTokenClassification,
     YanModel,
+    restore,
 )
 from modeling_yan.data.tokenization import train_tokenizer
 
@@ -57,6 +58,8 @@ def test_folder_holds_everything_and_no_private_flags(folder):
         "mixers_yan.py",
         "modeling_yan.py",
         "pipeline_yan.py",
+        "restoration_yan.py",
+        "words_yan.py",
     } <= names
     assert "__init__.py" not in names
     generation = json.loads((folder / "generation_config.json").read_text())
@@ -118,6 +121,31 @@ def test_every_auto_class_loads_without_the_package_with_equal_outputs(folder, t
     assert out["evaluations"] == 2
     for head in heads:
         assert torch.equal(out[head], encoder)
+
+
+def test_restoring_without_the_package(folder, tmp_path, stranger):
+    text = "a cheap pub\n\nnear the  river"
+    free = "max_edit=None, max_word_edit=None, keep=None"
+    code = f"""
+        import json
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+        model = AutoModelForSeq2SeqLM.from_pretrained({str(folder)!r}, trust_remote_code=True)
+        tokenizer = AutoTokenizer.from_pretrained({str(folder)!r}, trust_remote_code=True)
+        restore = get_class_from_dynamic_module("restoration_yan.restore", {str(folder)!r})
+        found = restore(model, tokenizer, {text!r}, {free})
+        # The folder is saved again with all that it came with, by code that knows only what it imported.
+        model.save_pretrained("again")
+        print(json.dumps([found.text, *(piece.confidence for piece in found.pieces)]))
+    """
+    restored, *confidences = json.loads(stranger.run(code, tmp_path))
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    found = restore(model, tokenizer, text, max_edit=None, max_word_edit=None, keep=None)
+    assert restored == found.text
+    assert confidences == pytest.approx([piece.confidence for piece in found.pieces])
+    assert len(confidences) == 2
+    names = {"restoration_yan.py", "text_changes_yan.py", "text_windows_yan.py", "words_yan.py"}
+    assert names <= {path.name for path in (tmp_path / "again").iterdir()}
 
 
 def test_pipeline_without_the_package(folder, tmp_path, stranger):

@@ -75,14 +75,25 @@ def written_texts(model, source: torch.Tensor, positions: int, noise: torch.Tens
     return whole, begun
 
 
-@pytest.mark.parametrize("fixed", [False, True], ids=["predicted length", "fixed canvas"])
-@pytest.mark.parametrize("options", [{}, BLANKS], ids=["placed", "blanks"])
-def test_it_is_what_enumeration_of_every_position_gives(options, fixed):
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [
+        ({}, "predicted"),
+        ({}, "canvas"),
+        (BLANKS, "predicted"),
+        (BLANKS, "canvas"),
+        ({**BLANKS, "length_head": "source"}, "source"),
+    ],
+    ids=["placed", "placed on a fixed canvas", "blanks", "blanks on a fixed canvas", "blanks beside the source"],
+)
+def test_it_is_what_enumeration_of_every_position_gives(options, mode):
     model = tiny_model(**SMALL, **options)
     model.generation_config.expert_selection = "argmax"
-    if fixed:
+    fixed = mode != "predicted"
+    if mode == "canvas":
         model.generation_config.update(length_mode="canvas", max_new_tokens=2)
-    source = torch.tensor([[4, 5, 6, 2]])
+    # Two tokens, four positions.
+    source = torch.tensor([[4, 2]])
     noise = torch.randn(1, 2, 8, 16, generator=seeded(3))
     for text in ((5, EOS), (5, 5), (EOS,), (6, 4)):
         answer = torch.tensor([text])

@@ -17,6 +17,7 @@ import yaml
 from datasets import Dataset, DatasetDict
 
 from modeling_yan.common.paths import configuration_path
+from modeling_yan.data.corruption import Corruption, corrupt
 from modeling_yan.data.loading import first_rows, load_data, select_split
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,14 @@ def _mask_spans(text: str, *, mask_token: str, rate: float = 0.08, max_span: int
     return shown
 
 
+def _corrupt(text: str, *, seed: int = 0, **rates: float) -> str:
+    """The text with errors (`corruption.py`), which depend on the seed and the text alone."""
+    corrupted = corrupt(text, Corruption(**rates), random.Random(f"{seed} {text}"))
+    if not corrupted.strip():
+        raise BadRow(f"the text {text!r:.60} holds nothing but marks")
+    return corrupted
+
+
 def _label_name(values: list, *, names: list[str], **_) -> str:
     """
     Raises:
@@ -93,8 +102,11 @@ DERIVED_COLUMNS: dict[str, Callable] = {
     "last_word": lambda values, **_: values[0].split()[-1],
     "without_last_word": lambda values, **_: values[0].rsplit(maxsplit=1)[0],
     "mask_spans": lambda values, *, mask_token, **options: _mask_spans(values[0], mask_token=mask_token, **options),
+    "corrupt": lambda values, *, mask_token, **options: _corrupt(values[0], **options),
     "mask_sentence": lambda values, *, mask_token, index: _mask_sentence(values, mask_token=mask_token, index=index),
 }
+# Those that draw, by their option `seed`.
+DRAWN_COLUMNS = ("mask_spans", "corrupt")
 
 
 def _lookup(row: dict, dotted: str):
@@ -122,6 +134,8 @@ class Task:
         metric: "bleu", "rouge" or "exact_match", the one that chooses the best checkpoint.
         truncation_side: where a source that is too long is cut, "right" or "left"; "left" keeps a question that stands
             last.
+        redraw: whether training rows are derived anew each time they are read, so that no two epochs are alike.
+            Held-out rows are derived once.
         bad_rows: "raise", or "drop" rows that cannot be rendered, with a warning that counts them.
         dataset: name of the data set that the task was written for, for people; which data is read is an argument.
     """
@@ -135,6 +149,7 @@ class Task:
     max_target_length: int = 128
     metric: str = "rouge"
     truncation_side: str = "right"
+    redraw: bool = False
     bad_rows: str = "raise"
     dataset: str | None = None
 
@@ -187,15 +202,18 @@ class Task:
         lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
         return replace(self, **{name: value for name, value in lengths.items() if value})
 
-    def render(self, row: dict, mask_token: str = "<mask>") -> dict:
+    def render(self, row: dict, mask_token: str = "<mask>", seed: int | None = None) -> dict:
         """
         One row of the data set -> `{"source": str, "target": str, "references": [str, …]}`.
+
+        Args:
+            seed: of derived columns that are drawn; their own by default.
 
         Raises:
             BadRow: where the row holds nothing that the task can use.
             ValueError: where the task does not fit the columns.
         """
-        derived = {name: self._derive(name, row, mask_token) for name in self.derive}
+        derived = {name: self._derive(name, row, mask_token, seed) for name in self.derive}
         columns = {**row, "mask_token": mask_token, **derived}
         texts = {side: self._fill(side, columns) for side in ("source", "target")}
         for side, text in texts.items():
@@ -203,9 +221,11 @@ class Task:
                 raise BadRow(f"task {self.name}: the {side} of a row is empty: {row}")
         return {**texts, "references": columns.get(self.references) or [texts["target"]]}
 
-    def _derive(self, name: str, row: dict, mask_token: str):
+    def _derive(self, name: str, row: dict, mask_token: str, seed: int | None = None):
         """The value of a derived column."""
         options = dict(self.derive[name])
+        if seed is not None and options["function"] in DRAWN_COLUMNS:
+            options["seed"] = seed
         function = DERIVED_COLUMNS[options.pop("function")]
         wanted = options.pop("columns", None)
         value = [_lookup(row, c) for c in wanted] if wanted else _lookup(row, options.pop("column"))
@@ -235,7 +255,8 @@ class Task:
 
     def build(self, dataset: Dataset, mask_token: str = "<mask>") -> Dataset:
         """
-        A data set -> columns `source`, `target`, `references`.
+        A data set -> columns `source`, `target`, `references`; with `redraw` also `row`, of which a source can be
+        derived anew.
 
         Raises:
             ValueError: naming the first bad row, or saying that none is good.
@@ -244,13 +265,14 @@ class Task:
 
         def render(row: dict, index: int) -> dict:
             nonlocal first_error
+            kept = {"row": row} if self.redraw else {}
             try:
-                return self.render(row, mask_token)
+                return {**self.render(row, mask_token), **kept}
             except BadRow as error:
                 if self.bad_rows == "raise":
                     raise ValueError(f"row {index}: {error}") from None
                 first_error = first_error or f"row {index}: {error}"
-                return {"source": "", "target": "", "references": [""]}
+                return {"source": "", "target": "", "references": [""], **kept}
 
         built = dataset.map(
             render,

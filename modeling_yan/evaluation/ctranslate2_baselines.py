@@ -48,16 +48,21 @@ def _as_tokens(source: torch.LongTensor) -> list[list[str]]:
     return [list(map(str, row)) for row in source.tolist()]
 
 
-def _writer(model, compute_type: str, threads: int) -> Callable[[torch.LongTensor, int], torch.LongTensor]:
+def load_runtime(model, compute_type: str, threads: int):
+    """CTranslate2's `Translator` of a BART, or its `Generator` of a GPT-2. Tokens are the ids as text."""
     import ctranslate2
 
-    # Of a batch nothing is split off, no end of a text is looked for, and nothing is computed that is not returned.
-    options = {"beam_size": 1, "end_token": [], "max_batch_size": 0, "return_scores": False}
     settings = {"device": "cpu", "compute_type": compute_type, "inter_threads": 1, "intra_threads": threads}
     with tempfile.TemporaryDirectory() as folder:
         _convert(model, folder, compute_type)
         kind = ctranslate2.Translator if model.config.is_encoder_decoder else ctranslate2.Generator
-        runtime = kind(folder, **settings)
+        return kind(folder, **settings)
+
+
+def _writer(model, compute_type: str, threads: int) -> Callable[[torch.LongTensor, int], torch.LongTensor]:
+    # Of a batch nothing is split off, no end of a text is looked for, and nothing is computed that is not returned.
+    options = {"beam_size": 1, "end_token": [], "max_batch_size": 0, "return_scores": False}
+    runtime = load_runtime(model, compute_type, threads)
 
     def translate(source: torch.LongTensor, length: int) -> torch.LongTensor:
         lengths = {"min_decoding_length": length, "max_decoding_length": length}

@@ -49,7 +49,7 @@ def length_errors(
     Returns:
         `exact`, in percent, and `mean_absolute_error`; None for a model that predicts no length.
     """
-    if not model.config.length_head or model.generation_config.length_mode == "canvas":
+    if not model.config.predicts_length or model.generation_config.length_mode == "canvas":
         return None
     errors = []
     for start in range(0, len(sources), batch_size):

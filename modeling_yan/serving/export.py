@@ -149,7 +149,7 @@ def example_inputs(model: YanForConditionalGeneration, rows: int, source: int, c
 
 def output_names(name: str, model: YanForConditionalGeneration) -> list[str]:
     if name == ENCODER:
-        return ["states", "length_logits"] if model.config.length_head else ["states"]
+        return ["states", "length_logits"] if model.config.predicts_length else ["states"]
     return ["ids", "log_probs"]
 
 

@@ -159,7 +159,7 @@ class YanOrtForConditionalGeneration(YanGenerationMixin):
         canvas_mask: torch.Tensor | None,
         options: SamplingOptions,
         on_draft=None,
-    ) -> tuple[torch.LongTensor, torch.Tensor, None]:
+    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor, None]:
         """As the model's, without states."""
         if on_draft is not None:
             raise ValueError("a streamer with put_draft needs each step's state, which graphs do not return; use put")

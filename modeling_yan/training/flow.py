@@ -31,6 +31,7 @@ from modeling_yan.configuration_yan import YanConfig
 from modeling_yan.data.corpora import task_texts
 from modeling_yan.data.loading import first_rows
 from modeling_yan.data.pairs import PairArguments, check_pair_arguments, load_pairs
+from modeling_yan.data.redrawn_pairs import RedrawnPairs
 from modeling_yan.data.reference_selection import typical_targets
 from modeling_yan.data.tasks import Task, evaluation_rows
 from modeling_yan.data.tokenization import (
@@ -284,7 +285,10 @@ def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, see
     loaded = FlowData(task, tokenizer, texts, texts, evaluation_rows(splits, data.max_eval_samples), end_id=end_id)
     loaded.fill_canvas = choose_canvas(loaded, data.fill_canvas, config)
     # 4. Their tokens.
-    loaded.train = loaded.tokenize(texts)
+    if task.redraw:
+        loaded.train = RedrawnPairs(texts, task, tokenizer, seed=seed, end_id=end_id)
+    else:
+        loaded.train = loaded.tokenize(texts)
     return loaded
 
 
@@ -296,7 +300,8 @@ def grow_positions(model_arguments: ModelArguments, loaded: FlowData) -> dict:
     config = check_model_arguments(model_arguments)
     starts = (model_arguments.model_name_or_path, model_arguments.encoder)
     given = any(starts) or "max_position_embeddings" in model_arguments.overrides
-    needed = max(loaded.task.max_source_length, math.ceil(loaded.task.max_target_length * config.canvas_ratio))
+    canvas_of = loaded.task.max_source_length if config.canvas_from_source else loaded.task.max_target_length
+    needed = max(loaded.task.max_source_length, math.ceil(canvas_of * config.canvas_ratio))
     if given or needed <= config.max_position_embeddings or needed > MOST_POSITIONS:
         return {}
     return {"max_position_embeddings": needed}

@@ -13,6 +13,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from modeling_yan.common.arguments import check_embedding_rate
 from modeling_yan.encoder_yan import YanHostedEncoder
@@ -101,7 +102,18 @@ class RankSeedCallback(TrainerCallback):
             torch.manual_seed(args.seed + args.process_index)
 
 
-class YanTrainerMixin:
+class KnownLengthsMixin:
+    """Batches of similar lengths from a data set that says how long its rows are (`lengths`), before it is read."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        lengths = getattr(rows, "lengths", None)
+        if lengths is None or self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths)
+
+
+class YanTrainerMixin(KnownLengthsMixin):
     """
     Adds to a Trainer: the mean of each loss term since the last log entry, evaluation with averaged weights when an
     `EMACallback` is among the callbacks, draws of its own for each process, and a stop at the first loss that is not a

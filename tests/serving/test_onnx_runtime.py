@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BartConfig, BertConfig, ModernBertConfig, RobertaConfig, T5Config
 
-from modeling_yan import YanForConditionalGeneration, YanTextGenerationPipeline
+from modeling_yan import YanForConditionalGeneration, YanTextGenerationPipeline, restore
 from modeling_yan.data.tokenization import train_tokenizer
 
 from ..helpers import TEXTS, WITH_BLANKS, YAN_E2E, ran, refused, seeded, source_batch, tiny_model
@@ -81,6 +81,17 @@ def graphs(tmp_path_factory):
     return folder
 
 
+def test_documents_are_restored_as_by_the_model(exported):
+    model, graphs = exported
+    tokenizer, text = train_tokenizer(TEXTS * 20, 300, 32), "\n\n".join(TEXTS)
+    free = {"max_edit": None, "max_word_edit": None, "keep": None}
+    expected, found = (restore(system, tokenizer, text, **free) for system in (model, graphs))
+    assert found.text == expected.text
+    assert len(found.pieces) == len(TEXTS)
+    for one, other in zip(found.pieces, expected.pieces, strict=True):
+        assert one.confidence == pytest.approx(other.confidence, rel=1e-3)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize(
     "options",
@@ -104,6 +115,7 @@ def test_graphs_write_the_models_tokens(exported, side, options):
     assert torch.equal(found.target_lengths, expected.target_lengths)
     assert found.num_evaluations == expected.num_evaluations
     torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found.token_scores, expected.token_scores, atol=1e-4, rtol=1e-3)
 
 
 def test_noise_that_is_given_leads_to_the_models_tokens(exported):

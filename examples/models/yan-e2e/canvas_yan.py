@@ -28,8 +28,40 @@ def length_mask(lengths: Tensor, size: int | None = None) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
 
 
+def source_lengths(source: Tensor, mask: Tensor | None) -> Tensor:
+    """Tokens of each source (B,), from ids or states (B, Lx, ...) and their mask (B, Lx)."""
+    if mask is None:
+        return torch.full((source.shape[0],), source.shape[1], device=source.device)
+    return mask.long().sum(-1)
+
+
+def source_indices(length: int, ratio: float, source: Tensor, mask: Tensor | None) -> Tensor:
+    """
+    Where the token of each canvas position stands in its source, on canvases whose positions belong to the source's
+    tokens: position j to token `floor(j / ratio)`, and those behind the last token to it.
+
+    Args:
+        length: positions of the canvas, L.
+        source: ids or states (B, Lx, ...).
+        mask: (B, Lx), 1 at tokens, padded on either side; None where every position is a token.
+
+    Returns:
+        (B, L), indices below Lx.
+    """
+    tokens = (torch.arange(length, device=source.device) / ratio).long()
+    last = (source_lengths(source, mask) - 1).clamp_min(0).unsqueeze(1)
+    first = 0 if mask is None else mask.long().argmax(-1, keepdim=True)
+    return torch.minimum(tokens.unsqueeze(0), last) + first
+
+
 def target_canvas(
-    labels: Tensor, ratio: float, longest: int, *, jitter: float = 0.0, generator: torch.Generator | None = None
+    labels: Tensor,
+    ratio: float,
+    longest: int,
+    *,
+    read: Tensor | None = None,
+    jitter: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """
     The canvas that targets are learned on.
@@ -37,6 +69,7 @@ def target_canvas(
     Args:
         labels: (B, L), -100 is padding on either side.
         longest: most positions of a canvas with blanks.
+        read: tokens of the sources (B,), where canvases are as long as these say and not as the targets.
         jitter: canvases with blanks are up to this share shorter or longer, but long enough for their text.
         generator: of the jitter.
 
@@ -54,8 +87,8 @@ def target_canvas(
             f"labels hold a text that needs {int(needed.max())} positions, more than max_position_embeddings="
             f"{longest}; tokenize it with truncation=True"
         )
-    lengths = (labels != -100).sum(-1)
-    if jitter:
+    lengths = (labels != -100).sum(-1) if read is None else read
+    if jitter and read is None:
         draws = torch.rand(len(labels), generator=generator, device=labels.device)
         ratio = ratio * (1 + jitter * (2 * draws - 1))
     return length_mask(torch.maximum(canvas_lengths(lengths, ratio, longest), needed))

@@ -223,7 +223,9 @@ class YanConfig(PreTrainedConfig):
         prediction_type (`"velocity"` or `"data"`, defaults to `"velocity"`): What an expert head outputs: the velocity,
             as in the paper, or the endpoint x_1, from which the velocity is `(x_1 - x_t) / (1 - t)`.
         prior_std (`float`, defaults to 1.0): Standard deviation s_0 of the noise at t = 0.
-        length_head (`bool`, defaults to `True`): Whether the model predicts the length of its answer.
+        length_head (`bool` or `"source"`, defaults to `True`): Whether the model predicts the length of its answer.
+            `"source"` is for answers that follow their source word by word, such as a corrected text: the canvas has
+            `canvas_ratio` positions for every token of the source, and each begins with the state of its token.
         canvas_ratio (`float`, defaults to 1.0): Positions of the canvas per token of the answer. 1 is the paper's:
             every token has its place. More (2, say) leaves positions blank, written as `pad_token_id`: tokens may stand
             anywhere in their order, and `ce_loss` is the exact likelihood over all placements (CTC). The loss terms
@@ -237,8 +239,9 @@ class YanConfig(PreTrainedConfig):
         pad_token_id, bos_token_id, eos_token_id, mask_token_id (`int`, *optional*): Those of Llama-3 with a pad and a
             mask token added, where the vocabulary has them; `None` in a smaller one.
         classifier_dropout (`float`, *optional*): Dropout before classification heads; `hidden_dropout_prob` if unset.
-        tie_word_embeddings (`bool`, defaults to `False`): With a hosted encoder, whether the output projection is its
-            table of token embeddings, behind a layer norm, instead of a second table.
+        tie_word_embeddings (`bool`, defaults to `False`): Whether the output projection is the encoder's table of
+            token embeddings, behind a layer norm, instead of a second table. It suits hosted encoders, and answers that
+            copy what they read.
 
     Keys of `YanTrainingConfig` are also read at the top level, where older folders have them.
 
@@ -288,7 +291,7 @@ class YanConfig(PreTrainedConfig):
     gate_hidden_size: int | None = None
     prediction_type: Literal["velocity", "data"] = "velocity"
     prior_std: float | int = 1.0
-    length_head: bool = True
+    length_head: bool | Literal["source"] = True
     canvas_ratio: float | int = 1.0
     training_config: dict | YanTrainingConfig | None = None
     embedding_std: float | int = 1.0
@@ -404,6 +407,16 @@ class YanConfig(PreTrainedConfig):
         return self.flow_mixer == "joint"
 
     @property
+    def predicts_length(self) -> bool:
+        """Whether there is a head that predicts the length of the answer."""
+        return self.length_head is True
+
+    @property
+    def canvas_from_source(self) -> bool:
+        """Whether positions of the canvas belong to tokens of the source, and begin with their states."""
+        return self.length_head == "source"
+
+    @property
     def num_hidden_layers(self) -> int:
         """Layers of the encoder, the part that every class has."""
         return self.encoder_layers
@@ -417,11 +430,6 @@ class YanConfig(PreTrainedConfig):
         if self.hidden_act not in ACT2FN:
             raise ValueError(
                 f"hidden_act={self.hidden_act!r} is no activation of transformers; there are {sorted(ACT2FN)}"
-            )
-        if self.tie_word_embeddings and self.encoder_config is None:
-            raise ValueError(
-                "tie_word_embeddings=True is for a hosted encoder (encoder_config): with YAN's own, the output "
-                "projection begins as the token embeddings and is trained apart; leave it out"
             )
         self._validate_canvas()
         self._validate_layers()
@@ -439,7 +447,7 @@ class YanConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)} is more than {MOST_LAYERS}")
         width, inner = self.hidden_size, self.intermediate_size or 4 * self.hidden_size
         layers = self.encoder_layers + self.flow_layers + self.decoder_layers
-        tables = 2 * self.vocab_size + (1 + self.length_head) * self.max_position_embeddings
+        tables = 2 * self.vocab_size + (1 + self.predicts_length) * self.max_position_embeddings
         parameters = width * (tables + layers * (4 * width + 2 * inner) + 2 * self.num_experts * inner)
         if parameters > MOST_PARAMETERS:
             raise ValueError(
@@ -459,6 +467,11 @@ class YanConfig(PreTrainedConfig):
                 "latents without a context; leave encoder_config out"
             )
         if self.canvas_ratio == 1:
+            if self.canvas_from_source:
+                raise ValueError(
+                    "length_head='source' needs room for texts that are longer than their source: set canvas_ratio "
+                    "above 1 (1.5, say)"
+                )
             return
         for name in ("pad_token_id", "eos_token_id"):
             if getattr(self, name) is None:

@@ -183,6 +183,24 @@ def ctc_viterbi(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: i
     return placed
 
 
+def ctc_places(ids: Tensor, canvas_mask: Tensor | None, blank_id: int) -> Tensor:
+    """
+    Where in its text the token of each position stands (B, C); C for blanks, for what repeats the position before, and
+    off the canvas. Arguments as those of `ctc_collapse`.
+    """
+    before = F.pad(ids[:, :-1], (1, 0), value=blank_id)
+    kept = (ids != blank_id) & (ids != before)
+    if canvas_mask is not None:
+        kept = kept & canvas_mask.bool()
+    return torch.where(kept, kept.long().cumsum(-1) - 1, ids.shape[1])
+
+
+def move_to_places(values: Tensor, places: Tensor, fill: float) -> Tensor:
+    """Values of the positions (B, C) where their tokens stand in the text (B, C), and `fill` behind them."""
+    # What is left out goes into a column of its own, which is cut off.
+    return torch.full_like(F.pad(values, (0, 1)), fill).scatter(1, places, values)[:, :-1]
+
+
 def ctc_collapse(ids: Tensor, canvas_mask: Tensor | None, blank_id: int, fill_id: int) -> Tensor:
     """
     The texts that canvases hold: of neighbours that are equal the first, and no blanks.
@@ -195,12 +213,4 @@ def ctc_collapse(ids: Tensor, canvas_mask: Tensor | None, blank_id: int, fill_id
     Returns:
         (B, C). Shapes do not depend on values, so that the function can be compiled and exported.
     """
-    before = F.pad(ids[:, :-1], (1, 0), value=blank_id)
-    kept = (ids != blank_id) & (ids != before)
-    if canvas_mask is not None:
-        kept = kept & canvas_mask.bool()
-    length = ids.shape[1]
-    # What is left out goes into a column of its own, which is cut off.
-    place = torch.where(kept, kept.long().cumsum(-1) - 1, length)
-    texts = torch.full_like(F.pad(ids, (0, 1)), fill_id).scatter(1, place, ids)
-    return texts[:, :length]
+    return move_to_places(ids, ctc_places(ids, canvas_mask, blank_id), fill_id)

@@ -36,7 +36,7 @@ MOST_RESOLVED = 64
 CHOICES = {
     "solver": tuple(SOLVER_EVALUATIONS),
     "expert_selection": ("sample", "argmax"),
-    "length_mode": ("predicted", "canvas"),
+    "length_mode": ("predicted", "source", "canvas"),
 }
 # Options of transformers' GenerationConfig that YAN honours,
 HONOURED_OPTIONS = {
@@ -186,7 +186,7 @@ class GenerationOptions:
     Args:
         sampling: what is computed on a canvas.
         longest: tokens that an answer may have.
-        length_mode: "predicted" or "canvas".
+        length_mode: "predicted", "source" or "canvas".
         num_length_candidates, num_candidates, num_return_sequences: lengths and priors tried, and texts returned per
             row.
         prior_temperature: scales drawn noise.
@@ -265,9 +265,7 @@ class YanGenerationOptionsMixin(GenerationMixin):
 
     def default_generation_config(self) -> GenerationConfig:
         """Three Euler steps, predicted length (the canvas cut at EOS where there is no length head), greedy."""
-        options = dict(GENERATION_DEFAULTS)
-        if not self.config.length_head:
-            options["length_mode"] = "canvas"
+        options = {**GENERATION_DEFAULTS, "length_mode": self._default_length_mode()}
         ids = {f"{name}_token_id": getattr(self.config, f"{name}_token_id") for name in ("pad", "bos", "eos")}
         # Without max_length, Seq2SeqTrainer writes the library's default of 20 here.
         return GenerationConfig(do_sample=False, max_length=self.config.max_position_embeddings, **options, **ids)
@@ -373,8 +371,12 @@ class YanGenerationOptionsMixin(GenerationMixin):
         return generation_config, unused
 
     def _default_options(self) -> dict:
-        length_mode = "predicted" if self.config.length_head else "canvas"
-        return {**GENERATION_DEFAULTS, "length_mode": length_mode, "num_return_sequences": 1}
+        return {**GENERATION_DEFAULTS, "length_mode": self._default_length_mode(), "num_return_sequences": 1}
+
+    def _default_length_mode(self) -> str:
+        if self.config.canvas_from_source:
+            return "source"
+        return "predicted" if self.config.predicts_length else "canvas"
 
     def _check_options(self, options: GenerationConfig) -> None:
         for name in ("num_inference_steps", "num_length_candidates", "num_candidates", "num_return_sequences"):
@@ -440,8 +442,13 @@ class YanGenerationOptionsMixin(GenerationMixin):
                     f"{self.config.canvas_ratio}: any position may be a blank. Leave it out; target_lengths makes "
                     "canvases longer"
                 )
-        if options.length_mode == "predicted" and not self.config.length_head:
+        if options.length_mode == "predicted" and not self.config.predicts_length:
             raise ValueError(
-                "length_mode='predicted' needs a length head, this model has none (config.length_head=False); "
-                "use length_mode='canvas' or pass target_lengths"
+                "length_mode='predicted' needs a length head, this model has none (config.length_head="
+                f"{self.config.length_head!r}); use length_mode={self._default_length_mode()!r} or pass target_lengths"
+            )
+        if options.length_mode == "source" and not self.config.canvas_from_source:
+            raise ValueError(
+                "length_mode='source' needs a model whose canvas belongs to its source (config.length_head='source'); "
+                f"use length_mode={self._default_length_mode()!r}"
             )

@@ -15,6 +15,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 
+from .canvas_yan import source_indices
 from .configuration_yan import YanConfig
 from .flow_layers_yan import YanFlowLayer, YanJointFlowLayer
 from .flow_matching_yan import evaluation_times, solve_mixture_ode, velocity_from_data
@@ -137,7 +138,7 @@ class YanExperts(nn.Module):
         if routing is None:
             return self._all(hidden_states)
         if self.num_experts == 1:
-            return self._all(hidden_states).squeeze(-2)
+            return self._one(hidden_states, 0)
         return getattr(self, f"_routed_{self._choose(hidden_states)}")(hidden_states, routing)
 
     def _choose(self, hidden_states: torch.Tensor) -> str:
@@ -163,13 +164,16 @@ class YanExperts(nn.Module):
         outer = torch.baddbmm(self.down_bias.unsqueeze(1), inner, self.down_proj.transpose(1, 2))
         return outer.transpose(0, 1).reshape(*hidden_states.shape[:-1], self.num_experts, -1)
 
+    def _one(self, hidden_states: torch.Tensor, expert: int) -> torch.Tensor:
+        inner = self.act_fn(F.linear(hidden_states, self.up_proj[expert], self.up_bias[expert]))
+        return F.linear(inner, self.down_proj[expert], self.down_bias[expert])
+
     def _routed_loop(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
         """Expert after expert: the reference."""
         outputs = []
         for expert, tokens in enumerate(hidden_states.flatten(0, -2)[routing.order].split(routing.counts)):
             if len(tokens):
-                inner = self.act_fn(F.linear(tokens, self.up_proj[expert], self.up_bias[expert]))
-                outputs.append(F.linear(inner, self.down_proj[expert], self.down_bias[expert]))
+                outputs.append(self._one(tokens, expert))
         return torch.cat(outputs)[routing.inverse].view(hidden_states.shape)
 
     def _routed_selected(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
@@ -177,8 +181,7 @@ class YanExperts(nn.Module):
         flat, outputs = hidden_states.flatten(0, -2), []
         for expert in range(self.num_experts):
             tokens = flat[(routing.experts == expert).nonzero().squeeze(1)]
-            inner = self.act_fn(F.linear(tokens, self.up_proj[expert], self.up_bias[expert]))
-            outputs.append(F.linear(inner, self.down_proj[expert], self.down_bias[expert]))
+            outputs.append(self._one(tokens, expert))
         return torch.cat(outputs)[routing.inverse].view(hidden_states.shape)
 
     def _routed_grouped_mm(self, hidden_states: torch.Tensor, routing: TokenRouting) -> torch.Tensor:
@@ -229,7 +232,7 @@ class FlowCondition:
     What stays the same at every evaluation of the velocity field along a trajectory.
 
     Args:
-        position_embeddings: (B or 1, L, d).
+        position_embeddings: (B or 1, L, d); with the states of the source's tokens, where positions belong to them.
         pooled: masked mean of the source states (B, d).
         canvas_mask: (B, L), true at positions to be written; None if all are.
         attention_mask: as the mixer takes it.
@@ -284,6 +287,12 @@ class YanVelocityField(nn.Module):
         def repeat(states: torch.Tensor) -> torch.Tensor:
             return states if repeats == 1 else states.repeat_interleave(repeats, 0)
 
+        if self.config.canvas_from_source:
+            # Unprojected: what the output projection begins as gives these states' own tokens back.
+            length, ratio = position_embeddings.shape[1], self.config.canvas_ratio
+            indices = source_indices(length, ratio, encoder_hidden_states, encoder_attention_mask).unsqueeze(-1)
+            own = encoder_hidden_states.gather(1, indices.expand(-1, -1, encoder_hidden_states.shape[-1]))
+            position_embeddings = position_embeddings + repeat(own)
         canvas = position_embeddings.expand(encoder_hidden_states.shape[0] * repeats, -1, -1)
         attended = canvas_mask
         if canvas_mask is not None:

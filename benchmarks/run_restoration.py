@@ -1,0 +1,170 @@
+"""
+How well texts are restored, and how fast, by a YAN and by what somebody would use instead, all in one run: JSON and
+tables. Every system is scored on the same texts with the same errors.
+
+    python benchmarks/run_restoration.py --model outputs/yan-restore --dataset_name outputs/clean \
+        --unseen ../shared/data/rocstories --baselines outputs/bart-restore outputs/shallow-restore \
+        --tagger outputs/tagger-restore --output benchmarks/results/restoration.json
+
+YAN runs as torch and as graphs in ONNX Runtime, BART-shaped baselines in CTranslate2 (float32 and int8, greedy, up to
+the end of the text); float32 texts are compared with transformers' own `generate()` first.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForSeq2SeqLM, AutoModelForTokenClassification
+
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.help import ScriptHelp
+from modeling_yan.common.hub import read_model, read_tokenizer
+from modeling_yan.common.reports import machine, read_report, write_report
+from modeling_yan.data.loading import first_rows, load_data, select_split
+from modeling_yan.data.tasks import Task
+from modeling_yan.evaluation.restoration import score_restoration
+from modeling_yan.evaluation.restoration_systems import (
+    Restorer,
+    ctranslate2_restorer,
+    in_batches,
+    sequence_restorer,
+    tagger_restorer,
+    time_restorers,
+    yan_restorer,
+)
+from modeling_yan.serving.export import export
+from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
+
+SHOWN = {
+    "word error rate": "word_error_rate",
+    "cut by": "word_error_rate_reduction",
+    "character error rate": "character_error_rate",
+    "exact": "exact_match",
+    "period": "period_f1",
+    "comma": "comma_f1",
+    "question": "question_mark_f1",
+    "capitals": "capital_f1",
+    "corrected": "spelling_recall",
+    "harmed": "harmed",
+    "protected harmed": "protected_harmed",
+}
+# Texts that a runtime's are compared with transformers' on, and how many of them may differ by rounding.
+COMPARED, MOST_DIFFERENT = 50, 1
+
+
+def test_rows(dataset_name: str, task: Task, count: int) -> Dataset:
+    """The first test rows of a data set of clean texts, with errors."""
+    rows = select_split(load_data(dataset_name), "test", dataset_name)
+    return task.build(first_rows(rows, count))
+
+
+def yan_systems(folder: str, longest: int) -> dict[str, Restorer]:
+    """A YAN as torch, and as graphs of one step, in float32 and in int8."""
+    tokenizer, model = read_tokenizer(folder), read_model(YanForConditionalGeneration, folder, dtype=torch.float32)
+    options = {"num_inference_steps": 1}
+    systems = {"YAN": yan_restorer(model, tokenizer, longest, **options)}
+    for precision in ("float32", "int8"):
+        with tempfile.TemporaryDirectory() as graphs:
+            export(model, Path(graphs), steps=[1], int8=precision == "int8")
+            runtime = YanOrtForConditionalGeneration.from_pretrained(graphs)
+        systems[f"YAN, ONNX Runtime {precision}"] = yan_restorer(runtime, tokenizer, longest, **options)
+    return systems
+
+
+def baseline_systems(folder: str, longest: int, texts: list[str]) -> dict[str, Restorer]:
+    """
+    A BART-shaped baseline in CTranslate2, in float32 and in int8.
+
+    Raises:
+        ValueError: where its float32 texts are not those of transformers.
+    """
+    tokenizer, model = read_tokenizer(folder), read_model(AutoModelForSeq2SeqLM, folder, dtype=torch.float32)
+    name = f"{Path(folder).name} ({model.config.encoder_layers}+{model.config.decoder_layers})"
+    systems = {
+        f"{name}, CTranslate2 {kind}": ctranslate2_restorer(model, tokenizer, longest, kind)
+        for kind in ("float32", "int8")
+    }
+    expected = sequence_restorer(model, tokenizer, longest)(texts)
+    written = next(iter(systems.values()))(texts)
+    different = sum(a != b for a, b in zip(expected, written, strict=True))
+    if different > MOST_DIFFERENT:
+        raise ValueError(f"{folder}: {different} of {len(texts)} texts of CTranslate2 are not those of transformers")
+    return systems
+
+
+def build_systems(arguments: argparse.Namespace, longest: int, texts: list[str]) -> dict[str, Restorer]:
+    systems = yan_systems(arguments.model, longest)
+    if arguments.same_flops:
+        named = {f"{name}, FLOPs of the baselines": s for name, s in yan_systems(arguments.same_flops, longest).items()}
+        systems |= dict(list(named.items())[:1])
+    for folder in arguments.baselines:
+        systems |= baseline_systems(folder, longest, texts)
+    if arguments.tagger:
+        tokenizer = read_tokenizer(arguments.tagger)
+        model = read_model(AutoModelForTokenClassification, arguments.tagger, dtype=torch.float32)
+        systems["tagger"] = tagger_restorer(model, tokenizer, longest)
+    return systems
+
+
+def tell(title: str, scores: dict[str, dict]) -> None:
+    table = Table(title=title)
+    for column in ("system", *SHOWN):
+        table.add_column(column)
+    for name, own in scores.items():
+        table.add_row(name, *("–" if own.get(s) is None else f"{own[s]:.1f}" for s in SHOWN.values()))
+    Console(width=200).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
+    parser.add_argument("--model", required=True, help="YAN folder")
+    parser.add_argument("--same_flops", help="YAN folder that was trained for as many FLOPs as the baselines")
+    parser.add_argument("--baselines", nargs="*", default=[], help="folders of run_baseline.py --architecture bart")
+    parser.add_argument("--tagger", help="folder of run_tagger_baseline.py")
+    parser.add_argument("--task", default="restore", help="name in configuration/tasks, or a YAML file")
+    parser.add_argument("--dataset_name", required=True, help="clean texts; the test split is scored")
+    parser.add_argument("--unseen", help="clean texts from where no training row came; the test split is scored")
+    parser.add_argument("--rows", type=int, default=1000, help="texts of each set")
+    parser.add_argument("--timed", type=int, default=100, help="of these, texts whose calls are timed")
+    parser.add_argument("--batch_size", type=int, default=32, help="of scoring and of timed batches")
+    parser.add_argument("--num_bootstrap", type=int, default=1000, help="resamplings behind the intervals")
+    parser.add_argument("--output", type=Path, required=True, help="JSON to be written")
+    arguments = parser.parse_args()
+    check_positive(arguments, "rows", "timed", "batch_size")
+    task = Task.load(arguments.task)
+    sets = {"test": test_rows(arguments.dataset_name, task, arguments.rows)}
+    if arguments.unseen:
+        sets["unseen"] = test_rows(arguments.unseen, task, arguments.rows)
+    systems = build_systems(arguments, task.max_source_length, sets["test"]["source"][:COMPARED])
+    report: dict = {"training": training_of(arguments), "scores": {}}
+    for split, rows in sets.items():
+        sources, references = rows["source"][:], rows["target"][:]
+        written = {"unchanged": sources}
+        written |= {name: in_batches(s, sources, arguments.batch_size) for name, s in systems.items()}
+        bootstrap = {"num_bootstrap": arguments.num_bootstrap, "seed": 0}
+        report["scores"][split] = {
+            name: score_restoration(sources, texts, references, **bootstrap) for name, texts in written.items()
+        }
+        tell(f"{split}, {len(rows)} texts", report["scores"][split])
+    report["speed"] = time_restorers(systems, sets["test"]["source"][: arguments.timed], arguments.batch_size)
+    for name, own in report["speed"].items():
+        print(f"{name}: {own['ms']} ms a text, {own['texts_per_second']} texts a second in batches")
+    report |= {"batch_size": arguments.batch_size, "timed_texts": arguments.timed, **machine(torch.device("cpu"))}
+    write_report(report, arguments.output)
+
+
+def training_of(arguments: argparse.Namespace) -> dict[str, dict]:
+    """What the training of each model cost, as its own report says."""
+    folders = [arguments.model, arguments.same_flops, *arguments.baselines, arguments.tagger]
+    kept = ("parameters", "updates", "batch_size", "train_flops", "train_minutes", "threads", "train_rows", "seed")
+    reports = {Path(folder).name: read_report(folder) or {} for folder in folders if folder}
+    return {name: {key: own[key] for key in kept if key in own} for name, own in reports.items()}
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,147 @@
+"""
+What differs between a text that was read and its corrected form, which of it may change, and how windows over one text
+are joined. Pure functions on words.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .text_windows_yan import Window
+from .words_yan import align_words, edit_distance, protected_strings, word_key
+
+# Signs that a model for Latin letters does not write: other scripts, emoji, control characters.
+OTHER_SIGNS = re.compile(r"[^\u0020-\u007e\u00a0-\u024f\u2010-\u2027\u2030-\u205e\u20a0-\u20bf\u2122]")
+# What bytes are decoded to that are no character.
+BROKEN = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a piece and an edit must keep; see `restore`."""
+
+    max_edit: float | None
+    max_word_edit: float | None
+    min_confidence: float | None
+    keep: re.Pattern | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """Words from `start` to below `end` of what was read, and the words that take their place."""
+
+    start: int
+    end: int
+    replacement: str
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Changes to a piece by the index of its words, with the fields of `Piece`."""
+
+    changes: list[Change]
+    confidence: float | None = None
+    kept: str | None = None
+
+
+def compare_words(before: Sequence[str], after: Sequence[str]) -> list[tuple[int, int, int, int]]:
+    """
+    Where two texts differ: words `before[start:end]` became `after[first:last]`, as (start, end, first, last), from
+    left to right, with at least one word on both sides.
+
+    Words that are aligned one to one differ each on its own. Where some are not, all between two words that both texts
+    have differ together, and with the word before them where one side has none.
+    """
+    keys, other_keys = ([word_key(word) for word in words] for words in (before, after))
+    spans: list[tuple[int, int, int, int]] = []
+    start = first = 0
+    for i, j in [*align_words(keys, other_keys), (len(keys), len(other_keys))]:
+        spans += [(start, i, first, j), (i, i + 1, j, j + 1)]
+        start, first = i + 1, j + 1
+    # The last pair is none, and most pairs have nothing between them.
+    spans = [span for span in spans[:-1] if span[:3:2] != span[1::2]]
+    groups: list[tuple[int, int, int, int]] = []
+    for same, run in itertools.groupby(spans, lambda x: keys[x[0] : x[1]] == other_keys[x[2] : x[3]]):
+        parts = list(run)
+        one_to_one = all(end - start == last - first == 1 for start, end, first, last in parts)
+        for part in parts if same or one_to_one else [_hull(parts[0], parts[-1])]:
+            if groups and (_has_an_empty_side(part) or _has_an_empty_side(groups[-1])):
+                groups[-1] = _hull(groups[-1], part)
+            else:
+                groups.append(part)
+    return [x for x in groups if not _has_an_empty_side(x) and before[x[0] : x[1]] != after[x[2] : x[3]]]
+
+
+def _hull(left: tuple[int, int, int, int], right: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    return left[0], right[1], left[2], right[3]
+
+
+def _has_an_empty_side(span: tuple[int, int, int, int]) -> bool:
+    return span[0] == span[1] or span[2] == span[3]
+
+
+def safe_changes(words: Sequence[str], changes: Sequence[Change], limits: Limits) -> list[Change]:
+    """Those of the changes to these words that alter nothing that must stay, and are within the limits."""
+    source, starts = " ".join(words), [0]
+    for word in words:
+        starts.append(starts[-1] + len(word) + 1)
+    protected = {(start, end) for start, end, _ in protected_strings(source)}
+    kept = []
+    for change in changes:
+        start, end = starts[change.start], starts[change.end] - 1
+        touched = [(max(a, start), min(b, end)) for a, b in protected if a < end and b > start]
+        old = sorted(source[a:b] for a, b in touched)
+        new = sorted(change.replacement[a:b] for a, b, _ in protected_strings(change.replacement))
+        # A string that goes on in the words around a change cannot be compared.
+        if protected.issuperset(touched) and old == new and _within(source[start:end], change, limits):
+            kept.append(change)
+    return kept
+
+
+def _within(source: str, change: Change, limits: Limits) -> bool:
+    if limits.min_confidence is not None and (change.confidence or 0.0) < limits.min_confidence:
+        return False
+    if change.replacement.count(BROKEN) > source.count(BROKEN):
+        return False
+    if limits.keep is not None:
+        before, after = (sorted(match[0] for match in limits.keep.finditer(x)) for x in (source, change.replacement))
+        if before != after:
+            return False
+    if limits.max_word_edit is None:
+        return True
+    letters = ["".join(filter(str.isalnum, x.casefold())) for x in (source, change.replacement)]
+    return edit_distance(*letters) <= limits.max_word_edit * max(map(len, letters))
+
+
+def join_windows(windows: Sequence[Window], answers: Sequence[Answer]) -> list[tuple[int, int]]:
+    """
+    Which words each window decides, as (start, end): a partition of all. Where two windows overlap, they part between
+    two words that both have the same changes for, and of such places at the one nearest to the middle; in the middle
+    where there is none.
+    """
+    parts, start = [], windows[0].start
+    for index in range(1, len(windows)):
+        (left, right), both = windows[index - 1 : index + 1], answers[index - 1 : index + 1]
+        lowest, middle = max(right.start, start + 1), (right.start + left.end) / 2
+        places = sorted(range(lowest, left.end + 1), key=lambda place: abs(place - middle))
+        agreed = (place for place in places if _agree(place, (left, right), both))
+        end = next(agreed, places[0])
+        parts.append((start, end))
+        start = end
+    return [*parts, (start, windows[-1].end)]
+
+
+def _agree(place: int, windows: Sequence[Window], answers: Sequence[Answer]) -> bool:
+    """Whether both windows have the same changes for the words before and behind this place, and none across it."""
+    if not windows[1].start < place < windows[0].end:
+        return False
+    seen = []
+    for window, answer in zip(windows, answers, strict=True):
+        shifted = [(window.start + x.start, window.start + x.end, x.replacement) for x in answer.changes]
+        seen.append([x for x in shifted if x[0] <= place and x[1] >= place])
+    return seen[0] == seen[1] and all(place in (start, end) for start, end, _ in seen[0])
+
+
+__all__ = ["OTHER_SIGNS", "Answer", "Change", "Limits", "compare_words", "join_windows", "safe_changes"]

@@ -1,0 +1,112 @@
+"""
+Clean texts for a model that restores punctuation, capitals and typing errors: documents are cut into texts of one to a
+few sentences, split by document.
+
+    python examples/prepare_restoration.py --documents ../shared/data/squad:context my.jsonl:body books/ \
+        --output_dir outputs/clean
+    python examples/run_flow.py configuration/training/restore.yaml --dataset_name outputs/clean
+
+`--documents` takes data sets (a folder or Hub name, and a column behind a colon) and folders of Standard Ebooks, whose
+chapters are documents. Splits that a data set has stay; where it has one alone, `--held_out` of its documents go to
+validation and as many to test.
+"""
+
+import argparse
+import html
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import Dataset
+
+from modeling_yan.common.arguments import run_script
+from modeling_yan.common.files import check_destination, whole_folder
+from modeling_yan.common.help import ScriptHelp
+from modeling_yan.data.loading import load_data
+from modeling_yan.data.windows import split_windows
+
+# Pages of a Standard Ebook that are no text of its author.
+FRONT_AND_BACK = (
+    "colophon",
+    "imprint",
+    "titlepage",
+    "halftitlepage",
+    "uncopyright",
+    "endnotes",
+    "dedication",
+    "epigraph",
+)
+
+
+def chapters(folder: Path) -> Iterator[str]:
+    """The chapters of all Standard Ebooks below a folder, a paragraph a line."""
+    for path in sorted(folder.rglob("src/epub/text/*.xhtml")):
+        if path.stem in FRONT_AND_BACK:
+            continue
+        page = path.read_text(encoding="utf-8")
+        paragraphs = re.findall(r"<p[^>]*>(.*?)</p>", page, re.DOTALL)
+        yield "\n".join(" ".join(html.unescape(re.sub(r"<[^>]+>", "", p)).split()) for p in paragraphs)
+
+
+def read_documents(given: str) -> dict[str, list[str]]:
+    """
+    Name of a split -> documents.
+
+    Args:
+        given: `DATA:COLUMN`, or a folder of Standard Ebooks.
+
+    Raises:
+        ValueError: for a column that is not there, and a folder without books.
+    """
+    if Path(given).is_dir():
+        found = list(chapters(Path(given)))
+        if not found:
+            raise ValueError(f"--documents {given} holds no Standard Ebooks; give a data set as DATA:COLUMN")
+        return {"train": found}
+    name, _, column = given.rpartition(":")
+    if not name:
+        raise ValueError(f"--documents {given} names no column; give it as DATA:COLUMN, or a folder of books")
+    documents = {}
+    for split, rows in load_data(name).items():
+        if column not in rows.column_names:
+            raise ValueError(f"--documents {given}: {name} has no column {column!r}; it has {rows.column_names}")
+        documents[split] = [" ".join(v) if isinstance(v, list) else v for v in rows[column]]
+    return documents
+
+
+def windows_by_split(documents: dict[str, list[str]], arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """Texts of each split; what is held out of training documents where there are no other splits."""
+    options = {"seed": arguments.seed, "most_words": arguments.most_words}
+    if len(documents) == 1:
+        held_out = {"validation": arguments.held_out, "test": arguments.held_out}
+        return split_windows(documents["train"], held_out, **options)
+    return {split: split_windows(texts, {}, **options)["train"] for split, texts in documents.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
+    parser.add_argument("--documents", nargs="+", required=True, help="DATA:COLUMN, or a folder of Standard Ebooks")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to be written, new or empty")
+    parser.add_argument("--held_out", type=float, default=0.02, help="share of documents in validation, and in test")
+    parser.add_argument("--most_words", type=int, default=48, help="words of the longest text")
+    parser.add_argument("--seed", type=int, default=0, help="of the texts' lengths")
+    arguments = parser.parse_args()
+    if not 0 <= arguments.held_out < 0.5:
+        raise ValueError(f"--held_out {arguments.held_out} must be at least 0 and less than 0.5")
+    check_destination(arguments.output_dir)
+    texts: dict[str, list[dict]] = {}
+    for given in arguments.documents:
+        for split, rows in windows_by_split(read_documents(given), arguments).items():
+            texts.setdefault(split, []).extend({"text": row, "source": Path(given).name} for row in rows)
+    with whole_folder(arguments.output_dir) as folder:
+        for split, rows in texts.items():
+            # The first rows of a split are then from everywhere.
+            random.Random(arguments.seed).shuffle(rows)
+            Dataset.from_list(rows).to_parquet(folder / f"{split}.parquet")
+    for split, rows in texts.items():
+        print(f"{split}: {len(rows):,} texts, {sum(len(row['text'].split()) for row in rows):,} words")
+
+
+if __name__ == "__main__":
+    run_script(main)
