@@ -5,7 +5,7 @@ LIBRARY_TESTS := $(VENV)/transformers-tests
 # Expanded in recipes only, when transformers is installed.
 TRANSFORMERS = $(shell $(BIN)/python -c "from importlib.metadata import version; print(version('transformers'))")
 
-.PHONY: install quickstart test test-slow test-transformers lint format hub-files clean
+.PHONY: install quickstart test test-slow test-transformers lint format hub-files docs docs-serve clean
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,13 @@ format: install
 # The code that travels with each model of the repository is the package's.
 hub-files:
 	for model in examples/models/*/; do rm -f $$model/*_yan.py && cp modeling_yan/*_yan.py modeling_yan/handler.py $$model; done
+
+# The site of docs/ in outputs/site; a broken link is an error. The variable silences advertising.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-serve: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info outputs

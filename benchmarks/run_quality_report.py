@@ -13,8 +13,8 @@ from modeling_yan.common.arguments import run_script
 from modeling_yan.evaluation.report import fill_page, tables
 
 
-def table_of(path: str | Path) -> str:
-    return tables(json.loads(Path(path).read_text(encoding="utf-8")))
+def table_of(paths: str) -> str:
+    return tables(*(json.loads(Path(path).read_text(encoding="utf-8")) for path in paths.split()))
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     if not arguments.results and arguments.page is None:
         raise ValueError("nothing to do: give results to print, or a --page to fill")
     for path in arguments.results:
-        print(table_of(path))
+        print(table_of(str(path)))
     if arguments.page is not None:
         page = arguments.page.read_text(encoding="utf-8")
         arguments.page.write_text(fill_page(page, table_of), encoding="utf-8")

@@ -13,6 +13,11 @@ from .words_yan import align_words, edit_distance, protected_strings, word_key
 
 # Signs that a model for Latin letters does not write: other scripts, emoji, control characters.
 OTHER_SIGNS = re.compile(r"[^\u0020-\u007e\u00a0-\u024f\u2010-\u2027\u2030-\u205e\u20a0-\u20bf\u2122]")
+# Signs that printed text has and keyboards have not, and what stands for them in what models learn from.
+PLAIN_SIGNS = str.maketrans(
+    {**dict.fromkeys("’‘ʼ", "'"), **dict.fromkeys("“”„", '"'), **dict.fromkeys("–—−", "-"), "…": "..."}
+)
+SIGN = re.compile(r"\.\.\.|[-'\"’‘ʼ“”„–—−…]")
 # What bytes are decoded to that are no character.
 BROKEN = "\ufffd"
 
@@ -44,6 +49,25 @@ class Answer:
     changes: list[Change]
     confidence: float | None = None
     kept: str | None = None
+
+
+def letters_of(text: str) -> str:
+    """Letters and digits of a text, case folded: what restoring capitals, marks and spaces leaves alone."""
+    return "".join(filter(str.isalnum, text.casefold()))
+
+
+def plain_signs(text: str) -> str:
+    """The text with the quotation marks, apostrophes, dashes and dots of a keyboard."""
+    return text.translate(PLAIN_SIGNS)
+
+
+def with_signs_of(source: str, replacement: str) -> str:
+    """The replacement with the source's own quotation marks, apostrophes, dashes and dots, where both have the same."""
+    own, new = SIGN.findall(source), SIGN.findall(replacement)
+    if [plain_signs(sign) for sign in own] != [plain_signs(sign) for sign in new]:
+        return replacement
+    signs = iter(own)
+    return SIGN.sub(lambda match: next(signs), replacement)
 
 
 def compare_words(before: Sequence[str], after: Sequence[str]) -> list[tuple[int, int, int, int]]:
@@ -111,7 +135,7 @@ def _within(source: str, change: Change, limits: Limits) -> bool:
             return False
     if limits.max_word_edit is None:
         return True
-    letters = ["".join(filter(str.isalnum, x.casefold())) for x in (source, change.replacement)]
+    letters = [letters_of(x) for x in (source, change.replacement)]
     return edit_distance(*letters) <= limits.max_word_edit * max(map(len, letters))
 
 
@@ -144,4 +168,15 @@ def _agree(place: int, windows: Sequence[Window], answers: Sequence[Answer]) -> 
     return seen[0] == seen[1] and all(place in (start, end) for start, end, _ in seen[0])
 
 
-__all__ = ["OTHER_SIGNS", "Answer", "Change", "Limits", "compare_words", "join_windows", "safe_changes"]
+__all__ = [
+    "OTHER_SIGNS",
+    "Answer",
+    "Change",
+    "Limits",
+    "compare_words",
+    "join_windows",
+    "letters_of",
+    "plain_signs",
+    "safe_changes",
+    "with_signs_of",
+]

@@ -275,10 +275,11 @@ def test_ends_of_windows_are_not_taken_for_ends_of_sentences(tokenizer):
 
 def test_dropped_and_repeated_words_stand_as_they_were(tokenizer):
     text = " ".join(random.Random(0).choices(WORDS, k=100))
-    for rewrite in (lambda s: " ".join(s.split()[:2]), lambda s: f"{s} {s}", lambda s: "", lambda s: "no idea what"):
+    assert restored(tokenizer, lambda source: "", text).text == text
+    for rewrite in (lambda s: " ".join(s.split()[:2]), lambda s: f"{s} {s}", lambda s: "no idea what"):
         found = restored(tokenizer, rewrite, text)
         assert found.text == text
-    assert {piece.kept for piece in found.pieces} == {"max_edit"}
+        assert {piece.kept for piece in found.pieces} == {"max_edit"}
 
 
 @pytest.mark.parametrize(
@@ -305,6 +306,19 @@ def test_limits_keep_what_changes_too_much(tokenizer):
     assert restored(tokenizer, replace, text, max_word_edit=None).text == replace(text)
     tight = restored(tokenizer, replace, text, max_word_edit=None, max_edit=0.1)
     assert (tight.text, tight.pieces[0].kept) == (text, "max_edit")
+    # Case and marks are no limit's business.
+    assert restored(tokenizer, lambda source: source.upper() + "!!!", text, max_edit=0).text == text.upper() + "!!!"
+
+
+def test_printed_signs_are_read_as_those_of_a_keyboard_and_stay(tokenizer):
+    model = FakeModel(tokenizer, sentence)
+    text = "“who can’t tell – it is…” is it"
+    assert restore(model, tokenizer, "who\n\n" + text).text == "Who.\n\n" + text + "."
+    assert sorted(model.read) == ['"who can\'t tell - it is..." is it', "who"]
+    assert restored(tokenizer, lambda source: source.replace("can't", "Can't"), text).text == text.replace("can", "Can")
+    assert restored(tokenizer, lambda source: source.replace("can't", "cant"), text).text == text.replace(
+        "can’t", "cant"
+    )
 
 
 def test_signs_to_keep_can_be_chosen(tokenizer):
@@ -376,6 +390,7 @@ def test_a_models_text_depends_neither_on_batches_nor_on_the_call(tokenizer, bla
         ({"batch_size": 0}, "batch_size=0 must be a whole number above 0"),
         ({"window": 65}, "window=65 must be a whole number from 2 to 64"),
         ({"window": 1}, "window=1 must be"),
+        ({"num_return_sequences": 2}, "num_return_sequences=2: a window has one answer"),
         ({"window": 8, "overlap": 8}, "overlap=8 must be a whole number from 0 to below window=8"),
     ],
 )

@@ -31,6 +31,21 @@ def test_no_alignment_is_better_than_the_one_that_is_returned():
         assert edit_distance(a, b) == cost(a, b, pairs)[0]
 
 
+def test_long_texts_are_aligned_as_well_as_any():
+    choose = random.Random(0)
+    for number in (12, 30, 80):
+        words = choose.choices(["a", "ab", "abc", "the", "teh", "cat"], k=number)
+        for rate in (0.02, 0.2, 0.8):
+            other = [
+                w
+                for word in words
+                for w in choose.choice([[], [word, "x"], ["y"]] if choose.random() < rate else [[word]])
+            ]
+            pairs = align_words(words, other)
+            assert cost(words, other, pairs)[0] == edit_distance(words, other)
+            assert cost(words, other, pairs) == cost(other, words, align_words(other, words))
+
+
 def test_letters_decide_and_then_the_earliest_place():
     assert align_words(["see", "the", "cat"], ["teh", "cat"]) == [(1, 0), (2, 1)]
     assert align_words(["notes"], ["can", "note"]) == [(0, 1)]

@@ -1,14 +1,14 @@
 """Tables of `benchmarks/results/quality_*.json`, and the page that holds them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import mean
 
 METRICS = {"bleu": "BLEU-4", "rouge": "ROUGE-L", "exact_match": "exact match"}
 SCORES = {"bleu": "bleu", "rouge": "rougeL", "exact_match": "exact_match"}
 NAMES = {"gpt2": "GPT-2-shaped", "bart": "BART-shaped", "masked_diffusion": "masked diffusion"}
 CEILING = "autoencoder of the first reference"
-PLACE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- table: ([^>]+?)\s*-->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def _system_name(folder: str) -> str:
@@ -39,6 +39,12 @@ def _cost(training: dict | None, name: str, form: str, scale: float = 1.0) -> st
     return "not counted" if value is None else form.format(value / scale)
 
 
+def _own_name(report: dict) -> str | None:
+    """Folder of the model that was evaluated, among those whose training is known."""
+    systems = {row["system"] for row in report["quality"]}
+    return next((name for name in report["training"] if name not in systems), None)
+
+
 def quality_tables(report: dict) -> str:
     """
     What `run_evaluation.py` wrote, as Markdown: systems at YAN's three steps, its few-step curve with predicted and
@@ -66,7 +72,7 @@ def quality_tables(report: dict) -> str:
             f"{row['word_entropy']:.1f}",
         ]
 
-    own = next((t for name, t in report["training"].items() if name not in {p["system"] for p in baselines}), None)
+    own = report["training"].get(_own_name(report))
     table = [
         line(f"YAN, {_length_name(row)}", row, own, report["parameters"], 3)
         for row in yan
@@ -182,16 +188,58 @@ def sweep_table(rows: list[dict]) -> str:
     return text + _markdown(header, [line(name, runs) for name, runs in variants.items()])
 
 
-def tables(report: dict | list[dict]) -> str:
-    """Of a file of `run_evaluation.py`, or of `run_sweep.py`."""
-    return sweep_table(report) if isinstance(report, list) else quality_tables(report)
+def summary_table(reports: Sequence[dict]) -> str:
+    """
+    A line for each of several files of `run_evaluation.py`: YAN in three steps with one length, and the best row of
+    each baseline.
+
+    Raises:
+        ValueError: for a file without three steps of YAN.
+    """
+    tasks = [report["task"] for report in reports]
+
+    def line(report: dict) -> list[str]:
+        score = SCORES[report["metric"]]
+        own = _own_name(report)
+        best: dict[str, dict] = {}
+        for row in report["quality"]:
+            name = row["system"] if row["system"] == "YAN" else _system_name(row["system"])
+            plain = row["system"] != "YAN" or (
+                "variant" not in row
+                and (row["num_candidates"], row["num_length_candidates"], row["num_inference_steps"]) == (1, 1, 3)
+                and row["length"] != "oracle"
+            )
+            if plain and (name not in best or row[score] > best[name][score]):
+                best[name] = row
+        if "YAN" not in best:
+            raise ValueError(f"the report on {report['task']} has no row of YAN in three steps with one length")
+        task = report["task"] + (f" ({own})" if tasks.count(report["task"]) > 1 else "")
+        cost = _cost(report["training"].get(own), "train_flops", "{:.0f}", 1e12)
+        cells = (best.get(name) for name in ("YAN", *NAMES.values()))
+        return [
+            f"{task}, {report['split']}",
+            METRICS[report["metric"]],
+            f"{report['rows']:,}",
+            *("–" if row is None else _with_interval(row, score) for row in cells),
+            cost,
+        ]
+
+    header = ["task, split", "score", "rows", "YAN", *NAMES.values(), "TFLOP of YAN"]
+    return _markdown(header, [line(report) for report in reports])
+
+
+def tables(*reports: dict | list[dict]) -> str:
+    """Of a file of `run_evaluation.py`, or of `run_sweep.py`; of several of the former their summary."""
+    if len(reports) > 1:
+        return summary_table(reports)
+    return sweep_table(reports[0]) if isinstance(reports[0], list) else quality_tables(reports[0])
 
 
 def fill_page(page: str, table_of: Callable[[str], str]) -> str:
     """
-    Puts tables in their places, `<!-- table: NAME -->` to `<!-- end of table -->`, and leaves all else as it is.
+    Puts tables in their places, `<!-- table: NAMES -->` to `<!-- end of table -->`, and leaves all else as it is.
 
     Args:
-        table_of: the table of a NAME.
+        table_of: the table of NAMES, which white space separates.
     """
     return PLACE.sub(lambda match: f"{match[1]}{table_of(match[2])}{match[3]}", page)

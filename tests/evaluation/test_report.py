@@ -108,11 +108,32 @@ def test_only_the_places_of_a_page_change():
     assert fill_page(filled, lambda name: f"new {name}\n") == filled
 
 
-@pytest.mark.parametrize("name", ["quality.md", "quality_28m.md"])
+def test_several_reports_are_summed_up_by_the_best_row_of_each_baseline():
+    other = {**REPORT, "task": "b", "metric": "exact_match", "training": {}}
+    lines = tables({**REPORT, "task": "a"}, other).splitlines()
+    assert len(lines) == 4
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert cells == [
+        *("a, test", "BLEU-4", "1,234"),
+        *("50.0 [49.0, 51.0]", "60.0 [59.0, 61.0]", "–", "20.0 [19.0, 21.0]", "3"),
+    ]
+    assert lines[3].startswith("| b, test | exact match | 1,234 |")
+    assert lines[3].endswith("| not counted |")
+    with pytest.raises(ValueError, match="no row of YAN in three steps"):
+        tables(other, {**other, "quality": [row("gpt2-x", 1.0)]})
+    twice = tables({**REPORT, "task": "a"}, {**REPORT, "task": "a"})
+    assert twice.count("| a (yan), test |") == 2
+
+
+@pytest.mark.parametrize("name", ["quality.md", "quality_28m.md", "results.md"])
 def test_the_pages_in_docs_show_what_was_measured(name):
     page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert "<!-- table: " in page
-    assert fill_page(page, lambda name: tables(json.loads((ROOT / name).read_text(encoding="utf-8")))) == page
+
+    def table_of(names: str) -> str:
+        return tables(*(json.loads((ROOT / name).read_text(encoding="utf-8")) for name in names.split()))
+
+    assert fill_page(page, table_of) == page
 
 
 def test_variants_are_options_with_yaml_values():

@@ -87,7 +87,8 @@ def test_documents_are_restored_as_by_the_model(exported):
     free = {"max_edit": None, "max_word_edit": None, "keep": None}
     expected, found = (restore(system, tokenizer, text, **free) for system in (model, graphs))
     assert found.text == expected.text
-    assert len(found.pieces) == len(TEXTS)
+    # A canvas with blanks has room for shorter windows.
+    assert len(found.pieces) >= len(TEXTS)
     for one, other in zip(found.pieces, expected.pieces, strict=True):
         assert one.confidence == pytest.approx(other.confidence, rel=1e-3)
 

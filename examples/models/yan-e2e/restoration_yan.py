@@ -19,7 +19,18 @@ import torch
 
 from .canvas_yan import text_room
 from .input_checks_yan import check_number
-from .text_changes_yan import OTHER_SIGNS, Answer, Change, Limits, compare_words, join_windows, safe_changes
+from .text_changes_yan import (
+    OTHER_SIGNS,
+    Answer,
+    Change,
+    Limits,
+    compare_words,
+    join_windows,
+    letters_of,
+    plain_signs,
+    safe_changes,
+    with_signs_of,
+)
 from .text_windows_yan import LINE_BREAK, Window, breaks_before, cut_windows, fenced_spans, word_spans
 from .words_yan import edit_distance
 
@@ -129,17 +140,18 @@ def restore(
     5. Make the changes edits of the text.
 
     An edit is left out if it loses, adds or changes a number, a link, an e-mail address or a code-like string
-    (`protected_strings`) or a sign of `keep`, if it would close a line break, and for the limits below. Same arguments
-    give the same text; a window's answer depends on nothing else but its words.
+    (`protected_strings`) or a sign of `keep`, if it would close a line break, and for the limits below. The model reads
+    the quotation marks, apostrophes, dashes and dots of a keyboard for those of print, which the text keeps. Same
+    arguments give the same text; a window's answer depends on nothing else but its words.
 
     Args:
         model: YAN or what has its `generate()`, such as `YanOrtForConditionalGeneration`; another model with
             `generate()` has no confidences.
         tokenizer: the model's.
         text: of any length, any script, and any line breaks.
-        max_edit: a window of which more than this share of characters would change (Levenshtein distances of its
-            changes by its length) stays as it was; None allows all.
-        max_word_edit: the same for a single change, without case and punctuation, by the longer of both sides.
+        max_edit: a window of whose letters and digits more than this share would change (Levenshtein distances of its
+            changes by its length, case, marks and spaces aside) stays as it was; None allows all.
+        max_word_edit: the same for a single change, by the longer of both sides.
         min_confidence: between 0 and 1; a window whose mean token (`Piece.confidence`) and a change whose least
             probable token is less probable stays as it was.
         keep: a regular expression for strings that no change may lose, add or alter. By default signs beyond Latin
@@ -157,6 +169,11 @@ def restore(
         ValueError: for what is no text, limits that are out of range, and a window that the model has no room for.
     """
     limits = Limits(max_edit, max_word_edit, min_confidence, None if keep is None else re.compile(keep))
+    if generate_kwargs.get("num_return_sequences") not in (None, 1):
+        raise ValueError(
+            f"num_return_sequences={generate_kwargs['num_return_sequences']}: a window has one answer; use "
+            "num_candidates to choose the best of several"
+        )
     window, overlap = _check(model, tokenizer, text, limits, window, overlap, batch_size)
     # 1.
     spans = word_spans(text)
@@ -166,7 +183,7 @@ def restore(
         sizes, breaks_before(text, spans, split_lines=split_lines), longest=max(room, 1), overlap=min(overlap, room)
     )
     # 2.
-    words = [text[start:end] for start, end in spans]
+    words = [plain_signs(text[start:end]) for start, end in spans]
     sources = {part: " ".join(words[part.start : part.end]) for run in runs for part in run}
     options = {"batch_size": batch_size, "seed": seed, **generate_kwargs}
     written = _write(model, tokenizer, sorted(set(sources.values())), **options)
@@ -218,7 +235,7 @@ def model_room(model, tokenizer) -> int | None:
 
 def _word_sizes(tokenizer, text: str, spans: list[tuple[int, int]], fenced: list[tuple[int, int]]) -> list[int | None]:
     """Tokens of each word, wherever in a window it stands; None where no model may read it."""
-    words = [None if SURROGATE.search(text[start:end]) else text[start:end] for start, end in spans]
+    words = [None if SURROGATE.search(text[start:end]) else plain_signs(text[start:end]) for start, end in spans]
     different = [word for word in dict.fromkeys(words) if word is not None]
     if not different:
         return [None] * len(words)
@@ -296,10 +313,10 @@ def _answer(tokenizer, source: str, written: Written | str, limits: Limits) -> A
             return Answer([], confidence, "min_confidence")
     differences = compare_words(before, after)
     edited = sum(
-        edit_distance(" ".join(before[start:end]), " ".join(after[first:last]))
+        edit_distance(letters_of("".join(before[start:end])), letters_of("".join(after[first:last])))
         for start, end, first, last in differences
     )
-    if limits.max_edit is not None and edited > limits.max_edit * len(source):
+    if limits.max_edit is not None and edited > limits.max_edit * len(letters_of(source)):
         return Answer([], confidence, "max_edit")
     sure = word_confidences(tokenizer, written) if differences else []
     changes = []
@@ -337,7 +354,8 @@ def _edits(
             continue
         place = spans[first][0], spans[last - 1][1]
         if LINE_BREAK.search(text, *place) is None:
-            found.append(Edit(*place, change.replacement, change.confidence))
+            replacement = with_signs_of(text[slice(*place)], change.replacement)
+            found.append(Edit(*place, replacement, change.confidence))
     return found
 
 

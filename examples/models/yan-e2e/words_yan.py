@@ -103,21 +103,39 @@ def _common(a: Sequence, b: Sequence) -> tuple[int, int]:
 def _align(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
     if not a or not b:
         return []
+    edits, longer = abs(len(a) - len(b)) + 4, len(b) - len(a)
+    while True:
+        # An alignment of so many edits strays no further from the diagonal (Ukkonen 1985).
+        costs = _costs(a, b, (longer - edits) // 2, (longer + edits + 1) // 2)
+        if costs[0][0] < ONE_WORD * (edits + 1):
+            return _cheapest(a, b, costs)
+        edits *= 2
+
+
+def _costs(a: Sequence[str], b: Sequence[str], lowest: int, highest: int) -> list[list[int]]:
+    """What it costs to align the rest from `a[i]` and `b[j]` on, by i and j; only for j - i from lowest to highest."""
+    out_of_reach = ONE_WORD * (len(a) + len(b) + 1)
     letters_a, letters_b = [frozenset(word) for word in a], [frozenset(word) for word in b]
-    # costs[i][j]: of what is left from a[i] and b[j] on.
-    costs = [[ONE_WORD * j for j in range(len(b), -1, -1)]]
+    length = len(b)
+    rows = [[ONE_WORD * (length - j) for j in range(length + 1)]]
     for i in range(len(a) - 1, -1, -1):
-        below, row = costs[-1], [ONE_WORD * (len(a) - i)]
-        word, letters = a[i], letters_a[i]
-        for j in range(len(b) - 1, -1, -1):
-            pair = below[j + 1] + (0 if word == b[j] else ONE_WORD + len(letters ^ letters_b[j]))
-            row.append(min(pair, below[j] + ONE_WORD, row[-1] + ONE_WORD))
-        costs.append(row[::-1])
-    costs.reverse()
+        below, row = rows[-1], [out_of_reach] * (length + 1)
+        word, letters, last = a[i], letters_a[i], min(i + highest, length)
+        if last == length:
+            row[length] = ONE_WORD * (len(a) - i)
+        for j in range(min(last, length - 1), max(i + lowest, 0) - 1, -1):
+            pair = below[j + 1] if word == b[j] else below[j + 1] + ONE_WORD + len(letters ^ letters_b[j])
+            single = (below[j] if below[j] < row[j + 1] else row[j + 1]) + ONE_WORD
+            row[j] = pair if pair < single else single
+        rows.append(row)
+    return rows[::-1]
+
+
+def _cheapest(a: Sequence[str], b: Sequence[str], costs: list[list[int]]) -> list[tuple[int, int]]:
     pairs, i, j = [], 0, 0
     while i < len(a) and j < len(b):
         left = costs[i][j]
-        pair = 0 if a[i] == b[j] else ONE_WORD + len(letters_a[i] ^ letters_b[j])
+        pair = 0 if a[i] == b[j] else ONE_WORD + len(set(a[i]) ^ set(b[j]))
         if left == costs[i + 1][j + 1] + pair:
             pairs.append((i, j))
             i, j = i + 1, j + 1
