@@ -8,10 +8,12 @@ The console command, over the same code as the scripts in `examples/`.
     yan generate --model outputs/yan "a text of your own"
     yan export --model outputs/yan --output_dir outputs/onnx
     yan serve --model outputs/yan --port 8000
+    yan lm-eval --model yan --model_args pretrained=outputs/yan --include_path my_tasks --tasks my_task
 """
 
 import argparse
 import importlib
+import importlib.util
 import sys
 
 import torch
@@ -31,6 +33,7 @@ COMMANDS = {
     "generate": ("modeling_yan.cli", "generate", "answer texts"),
     "export": ("modeling_yan.serving.export", "main", "write a model as graphs for ONNX Runtime"),
     "serve": ("modeling_yan.serving.server", "main", "answer over HTTP, as OpenAI's completions API"),
+    "lm-eval": ("modeling_yan.cli", "lm_eval", "run lm-eval, EleutherAI's harness, which then knows the model yan"),
 }
 
 
@@ -55,6 +58,20 @@ def generate() -> None:
         options["num_inference_steps"] = arguments.num_inference_steps
     for answers in iterate_answers(model, tokenizer, texts, batch_size=arguments.batch_size, **options):
         print(*answers, sep="\n", flush=True)
+
+
+def lm_eval() -> None:
+    """
+    `yan lm-eval`: lm-eval's own command line, after the model `yan` was put into its table. Releases of lm-eval after
+    0.4.13 find the model themselves, by the entry point of this package.
+
+    Raises:
+        ValueError: where lm-eval is not installed.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ValueError('lm_eval is not installed: pip install "modeling-yan[lm-eval]"')
+    importlib.import_module("modeling_yan.evaluation.lm_eval_adapter")
+    importlib.import_module("lm_eval.__main__").cli_evaluate()
 
 
 def main() -> None:

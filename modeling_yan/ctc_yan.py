@@ -100,6 +100,56 @@ def ctc_bigram_distance(logits: Tensor, labels: Tensor, canvas_mask: Tensor, bla
     return torch.where(number > 0, 1 - 2 * matched / (written + number.clamp_min(1)), 0)
 
 
+def ctc_lattice(logits: Tensor, labels: Tensor, blank_id: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """
+    What a search over all placements of texts walks through: a text's tokens with a blank before, between and behind
+    them, as S = 2 L + 1 symbols.
+
+    Args:
+        logits, labels, blank_id: as `ctc_nll` takes them.
+
+    Returns:
+        Symbols (B, S); their log-probabilities at each position (B, C, S) in float32; whether a symbol may follow the
+        one two before it, which a token may that is not equal to it (B, S); and the number of tokens (B, 1).
+    """
+    texts = texts_first(labels)
+    valid = texts != -100
+    symbols = torch.full((len(texts), 2 * texts.shape[1] + 1), blank_id, dtype=texts.dtype, device=texts.device)
+    symbols[:, 1::2] = texts.masked_fill(~valid, blank_id)
+    each_position = symbols.unsqueeze(1).expand(-1, logits.shape[1], -1)
+    log_probs = logits.float().log_softmax(-1).gather(-1, each_position)
+    may_skip = torch.zeros_like(symbols, dtype=torch.bool)
+    may_skip[:, 3::2] = texts[:, 1:] != texts[:, :-1]
+    return symbols, log_probs, may_skip, valid.sum(-1, keepdim=True)
+
+
+@torch.no_grad()
+def ctc_prefix_log_prob(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: int) -> Tensor:
+    """
+    Log-probability that what a canvas holds begins with a text, in nats: the sum over all positions at which the text's
+    last token can begin, whatever stands behind it (the prefix probabilities of Graves et al. 2006, section 3.2). With
+    EOS as the last token, it is the probability of the text where texts are cut at EOS.
+
+    Args:
+        logits, labels, canvas_mask, blank_id: as `ctc_nll` takes them; a text has one token at least.
+
+    Returns:
+        (B,) in float32; -inf where the canvas is shorter than `needed_positions`.
+    """
+    _, log_probs, may_skip, tokens = ctc_lattice(logits, labels, blank_id)
+    last = 2 * tokens - 1
+    entered = torch.full_like(log_probs[:, 0], -torch.inf)
+    entered[:, :2] = log_probs[:, 0, :2]
+    scores, arrivals = entered, [entered.gather(1, last)]
+    for position in range(1, log_probs.shape[1]):
+        from_before = F.pad(scores[:, :-1], (1, 0), value=-torch.inf)
+        from_token = F.pad(scores[:, :-2], (2, 0), value=-torch.inf).masked_fill(~may_skip, -torch.inf)
+        entered = torch.logaddexp(from_before, from_token) + log_probs[:, position]
+        scores = torch.logaddexp(entered, scores + log_probs[:, position])
+        arrivals.append(entered.gather(1, last).masked_fill(~canvas_mask[:, position, None], -torch.inf))
+    return torch.cat(arrivals, 1).logsumexp(-1)
+
+
 @torch.no_grad()
 def ctc_viterbi(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: int) -> Tensor:
     """
@@ -111,16 +161,8 @@ def ctc_viterbi(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: i
     Returns:
         (B, C) token ids, blanks included and off the canvas; `ctc_collapse` gives the labels back.
     """
-    texts = texts_first(labels)
-    valid = texts != -100
-    rows, length = len(texts), logits.shape[1]
-    # Blanks before, between and behind the tokens: (B, 2 L + 1).
-    symbols = torch.full((rows, 2 * texts.shape[1] + 1), blank_id, dtype=texts.dtype, device=texts.device)
-    symbols[:, 1::2] = texts.masked_fill(~valid, blank_id)
-    log_probs = logits.float().log_softmax(-1).gather(-1, symbols.unsqueeze(1).expand(-1, length, -1))
-    # From a token to the next without a blank, unless they are equal.
-    may_skip = torch.zeros_like(symbols, dtype=torch.bool)
-    may_skip[:, 3::2] = texts[:, 1:] != texts[:, :-1]
+    symbols, log_probs, may_skip, tokens = ctc_lattice(logits, labels, blank_id)
+    (rows, length), behind = log_probs.shape[:2], 2 * tokens
     scores = torch.full_like(log_probs[:, 0], -torch.inf)
     scores[:, :2] = log_probs[:, 0, :2]
     steps = []
@@ -130,10 +172,9 @@ def ctc_viterbi(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: i
         best, step = torch.stack([scores, from_before, from_token]).max(0)
         steps.append(step)
         scores = torch.where(canvas_mask[:, position, None], best + log_probs[:, position], scores)
-    behind = 2 * valid.sum(-1, keepdim=True)
     last = (behind - 1).clamp_min(0)
     state = torch.where(scores.gather(1, behind) >= scores.gather(1, last), behind, last)
-    placed = torch.full((rows, length), blank_id, dtype=texts.dtype, device=texts.device)
+    placed = torch.full((rows, length), blank_id, dtype=symbols.dtype, device=symbols.device)
     for position in range(length - 1, -1, -1):
         on_canvas = canvas_mask[:, position, None]
         placed[:, position, None] = torch.where(on_canvas, symbols.gather(1, state), blank_id)

@@ -73,13 +73,72 @@ WITHOUT_EFFECT = {
     "_commit_hash",
     "_original_object_hash",
 }
-REASONS = {
-    "output_scores": "scores of texts come with return_dict_in_generate=True, as sequences_scores",
-    "output_logits": "scores of texts come with return_dict_in_generate=True, as sequences_scores",
+# Why the others, each of which the table in docs/generation.md names, cannot be honoured.
+NO_SEARCH = "there is no search over beginnings of a text; num_candidates and num_length_candidates try several texts"
+NO_ORDER = (
+    "it changes the choice of a token by the tokens before it, and YAN chooses all at once; merge_repeats takes out "
+    "what stands twice in a row"
+)
+NO_TOKEN_RULES = "YAN has no rules for single tokens; temperature, top_k and top_p filter the draw of all"
+NO_OTHER_FILTER = "of the filters of drawn tokens YAN has temperature, top_k and top_p"
+NO_DRAFTS = "there is nothing to speed up by guessing: a step writes all positions"
+NO_STOP = "all positions are written before there is a text; cut the text that comes back"
+TOKEN_BY_TOKEN = "it works token by token, and YAN writes all positions at once"
+SCORES = "scores of texts come with return_dict_in_generate=True, as sequences_scores"
+REFUSED_OPTIONS = {
+    **dict.fromkeys(("num_beams", "num_beam_groups", "diversity_penalty", "length_penalty"), NO_SEARCH),
+    **dict.fromkeys(("early_stopping", "constraints", "force_words_ids"), NO_SEARCH),
+    **dict.fromkeys(("repetition_penalty", "no_repeat_ngram_size", "penalty_alpha", "sequence_bias"), NO_ORDER),
+    **dict.fromkeys(("encoder_repetition_penalty", "encoder_no_repeat_ngram_size"), NO_ORDER),
+    **dict.fromkeys(("exponential_decay_length_penalty", "token_healing", "watermarking_config"), NO_ORDER),
+    **dict.fromkeys(("bad_words_ids", "suppress_tokens", "begin_suppress_tokens"), NO_TOKEN_RULES),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "guidance_scale", "dola_layers"), NO_TOKEN_RULES),
+    **dict.fromkeys(("remove_invalid_values", "renormalize_logits"), NO_TOKEN_RULES),
+    **dict.fromkeys(("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"), NO_OTHER_FILTER),
+    **dict.fromkeys(("prompt_lookup_num_tokens", "max_matching_ngram_size", "speculation_type", "use_mtp"), NO_DRAFTS),
+    **dict.fromkeys(("num_assistant_tokens", "num_assistant_tokens_schedule", "target_lookbehind"), NO_DRAFTS),
+    **dict.fromkeys(("assistant_confidence_threshold", "assistant_early_exit", "assistant_ensemble_weight"), NO_DRAFTS),
+    "assistant_lookbehind": NO_DRAFTS,
+    "stop_strings": NO_STOP,
+    "max_time": "a call has a fixed number of steps; choose num_inference_steps",
+    "output_scores": SCORES,
+    "output_logits": SCORES,
     "output_attentions": "call the model's forward with output_attentions=True",
     "output_hidden_states": "call the model's forward with output_hidden_states=True",
-    "max_time": "a call has a fixed number of steps; choose num_inference_steps",
 }
+# The same for arguments of transformers' generate() that are no options.
+REFUSED_ARGUMENTS = {
+    **dict.fromkeys(("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"), TOKEN_BY_TOKEN),
+    **dict.fromkeys(("assistant_model", "assistant_tokenizer"), NO_DRAFTS),
+    **dict.fromkeys(("negative_prompt_ids", "negative_prompt_attention_mask"), NO_TOKEN_RULES),
+    "custom_generate": "YAN has a generate() of its own",
+    "past_key_values": "nothing is kept from one call to the next",
+}
+# What Trainer, PEFT, pipelines and other libraries pass along and generation does not need.
+IGNORED_ARGUMENTS = (
+    "labels",
+    "decoder_input_ids",
+    "decoder_attention_mask",
+    "token_type_ids",
+    "synced_gpus",
+    "tokenizer",
+)
+
+
+def take_library_arguments(arguments: dict) -> None:
+    """
+    Takes out of the keyword arguments of `generate` those of transformers that are no options: some are passed over,
+    others refused unless they ask for nothing (None, or an empty list).
+
+    Raises:
+        ValueError: for one of `REFUSED_ARGUMENTS` that asks for something.
+    """
+    for name in IGNORED_ARGUMENTS:
+        arguments.pop(name, None)
+    for name, reason in REFUSED_ARGUMENTS.items():
+        value = arguments.pop(name, None)
+        if not (value is None or (isinstance(value, list | tuple) and not value)):
+            raise ValueError(f"{name} cannot be honoured: {reason}")
 
 
 def check_library_options(options: Mapping[str, object]) -> None:
@@ -100,23 +159,23 @@ def check_library_options(options: Mapping[str, object]) -> None:
             raise ValueError(f"{name}={options[name]!r} must be True or False")
 
 
-def refuse_other_options(options: GenerationConfig) -> None:
+def refuse_other_options(options: Mapping[str, object]) -> None:
     """
+    The rule for options of transformers that YAN does not have: at a value that asks for nothing (None, False, or the
+    library's default) they are passed over, at any other they are refused.
+
     Raises:
         ValueError: for an option of left-to-right generation that asks for something.
     """
     neutral = GenerationConfig._get_default_generation_params()
-    for name in vars(GenerationConfig()):
+    # Not those of the table alone: a later release of transformers may know more, an earlier one fewer.
+    for name in {**vars(GenerationConfig()), **REFUSED_OPTIONS}:
         if name in HONOURED_OPTIONS or name in WITHOUT_EFFECT:
             continue
-        value = getattr(options, name, None)
+        value = options.get(name)
         if value is not None and value is not False and value != neutral.get(name):
-            reason = REASONS.get(
-                name,
-                "it belongs to left-to-right generation, and YAN writes all positions at once; use num_candidates, "
-                "num_length_candidates, temperature, top_k or top_p",
-            )
-            raise ValueError(f"{name}={value!r} cannot be honoured: {reason}")
+            reason = REFUSED_OPTIONS.get(name, TOKEN_BY_TOKEN)
+            raise ValueError(f"{name}={value!r} cannot be honoured: {reason}; leave it out")
 
 
 @dataclass(frozen=True)
@@ -273,6 +332,13 @@ class YanGenerationOptionsMixin(GenerationMixin):
                 "options themselves as keyword arguments"
             )
         check_library_options(kwargs)
+        # As does what it does with options that YAN refuses.
+        asked = {}
+        for given in (self.generation_config, generation_config):
+            asked |= {name: value for name, value in vars(given).items() if value is not None} if given else {}
+        refuse_other_options({**asked, **kwargs})
+        passed_over = {*REFUSED_OPTIONS, *(name for name in WITHOUT_EFFECT if not name.startswith("_"))}
+        kwargs = {name: value for name, value in kwargs.items() if name not in passed_over}
         defaults = self._default_options()
         ours = {name: kwargs[name] for name in defaults if kwargs.get(name) is not None}
         kwargs = {name: value for name, value in kwargs.items() if name not in defaults}
@@ -347,7 +413,6 @@ class YanGenerationOptionsMixin(GenerationMixin):
             check_number("top_p", options.top_p, allowed=lambda x: 0 < x <= 1, expected="above 0 and at most 1")
         self._check_token_ids(options)
         self._check_fit(options)
-        refuse_other_options(options)
 
     def _check_token_ids(self, options: GenerationConfig) -> None:
         size = self.config.vocab_size

@@ -1,15 +1,26 @@
 """What models, options and pipelines are handed by mistake: each is refused by its name, or does what it says."""
 
+import copy
+import inspect
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer, CompileConfig, GenerationConfig, TextStreamer, pipeline
+from transformers import AutoTokenizer, CompileConfig, GenerationConfig, LogitsProcessorList, TextStreamer, pipeline
+from transformers.generation import GenerationMixin
 
 from modeling_yan import YanForConditionalGeneration, YanForMaskedLM, YanTextGenerationPipeline
-from modeling_yan.generation_options_yan import GENERATION_DEFAULTS, HONOURED_OPTIONS, WITHOUT_EFFECT
+from modeling_yan.generation_options_yan import (
+    GENERATION_DEFAULTS,
+    HONOURED_OPTIONS,
+    IGNORED_ARGUMENTS,
+    REFUSED_ARGUMENTS,
+    REFUSED_OPTIONS,
+    WITHOUT_EFFECT,
+)
 
 from .helpers import VOCAB_SIZE, source_batch, tiny_config, tiny_model
 
@@ -301,7 +312,82 @@ def test_an_empty_text_is_answered_alike_by_pipeline_and_generate(shipped):
     assert written == tokenizer.decode(ids[0], skip_special_tokens=True).strip()
 
 
+LIBRARY_OPTIONS = vars(GenerationConfig())
+NEUTRAL = GenerationConfig._get_default_generation_params()
+
+
+def test_every_option_of_the_library_has_its_place_in_the_rule():
+    """A release of transformers that adds one fails here, so that somebody decides what it means for YAN."""
+    places = [HONOURED_OPTIONS, WITHOUT_EFFECT, REFUSED_OPTIONS, GENERATION_DEFAULTS]
+    placed = [name for place in places for name in place]
+    assert len(placed) == len(set(placed))
+    assert set(LIBRARY_OPTIONS) | set(NEUTRAL) <= set(placed)
+    assert not set(GENERATION_DEFAULTS) & set(LIBRARY_OPTIONS)
+    theirs = set(inspect.signature(GenerationMixin.generate).parameters)
+    ours = set(inspect.signature(YanForConditionalGeneration.generate).parameters) | {"inputs"}
+    assert theirs - ours <= {*IGNORED_ARGUMENTS, *REFUSED_ARGUMENTS}
+
+
+@pytest.mark.parametrize("name", REFUSED_OPTIONS)
+def test_an_option_that_asks_for_something_is_refused_wherever_it_stands(model, name):
+    message = re.escape(f"{name}=7 cannot be honoured: {REFUSED_OPTIONS[name]}; leave it out")
+    with pytest.raises(ValueError, match=message):
+        model.generate(IDS, MASK, **{name: 7})
+    given = GenerationConfig()
+    setattr(given, name, 7)
+    with pytest.raises(ValueError, match=message):
+        model.generate(IDS, MASK, generation_config=given)
+    own = copy.deepcopy(model.generation_config)
+    setattr(own, name, 7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "generation_config", own)
+        with pytest.raises(ValueError, match=message):
+            model.generate(IDS, MASK)
+
+
+def test_an_option_that_is_not_in_the_table_is_refused_too(model):
+    given = GenerationConfig()
+    given.min_p = 0.5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(REFUSED_OPTIONS, "min_p")
+        with pytest.raises(ValueError, match=r"min_p=0\.5 cannot be honoured: it works token by token"):
+            model.generate(IDS, MASK, generation_config=given)
+
+
+def test_what_asks_for_nothing_changes_nothing(model):
+    def written(**options):
+        return model.generate(IDS, MASK, generator=torch.Generator().manual_seed(0), **options)
+
+    plain = written()
+    for value in (None, False):
+        assert torch.equal(written(**dict.fromkeys(REFUSED_OPTIONS, value)), plain)
+    assert torch.equal(written(**{n: v for n, v in NEUTRAL.items() if n in REFUSED_OPTIONS}), plain)
+    assert torch.equal(written(**dict.fromkeys([*IGNORED_ARGUMENTS, *REFUSED_ARGUMENTS])), plain)
+    assert torch.equal(written(logits_processor=LogitsProcessorList(), stopping_criteria=[]), plain)
+    values = {
+        "use_cache": True, "cache_implementation": "static", "cache_config": {"backend": "quanto"}, "max_cache_len": 64,
+        "prefill_chunk_size": 2, "low_memory": True, "decoder_start_token_id": 5, "is_assistant": True,
+        "continuous_batching_config": object(), "transformers_version": "4.0.0",
+    }  # fmt: skip
+    assert set(values) == {name for name in WITHOUT_EFFECT if not name.startswith("_")}
+    for name, value in values.items():
+        assert torch.equal(written(**{name: value}), plain), name
+
+
+@pytest.mark.parametrize("name", REFUSED_ARGUMENTS)
+def test_an_argument_of_the_library_that_yan_does_not_have_is_refused(model, name):
+    with pytest.raises(ValueError, match=f"{name} cannot be honoured: "):
+        model.generate(IDS, MASK, **{name: IDS})
+
+
+def test_an_answer_is_as_long_as_the_positions_allow_not_twenty_tokens(model):
+    ids = model.generate(IDS, MASK, GenerationConfig(length_mode="canvas"), eos_token_id=None)
+    assert ids.shape == (3, model.config.max_position_embeddings)
+
+
 def test_the_page_on_generation_names_every_option():
     page = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
-    known = {*HONOURED_OPTIONS, *(name for name in WITHOUT_EFFECT if not name.startswith("_")), *GENERATION_DEFAULTS}
+    without_effect = (name for name in WITHOUT_EFFECT if not name.startswith("_"))
+    arguments = {*IGNORED_ARGUMENTS, *REFUSED_ARGUMENTS}
+    known = {*HONOURED_OPTIONS, *without_effect, *REFUSED_OPTIONS, *GENERATION_DEFAULTS, *arguments}
     assert not [name for name in known - {"transformers_version"} if f"`{name}`" not in page]

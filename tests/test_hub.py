@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
@@ -308,3 +309,25 @@ def test_the_shipped_model_is_small_on_disk_and_computes_in_float32():
     model = AutoModelForSeq2SeqLM.from_pretrained(YAN_E2E)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert AutoModelForSeq2SeqLM.from_pretrained(YAN_E2E, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_the_shipped_models_card_holds_scores_that_were_measured():
+    card = ModelCard.load(YAN_E2E / "README.md")
+    measured = json.loads((ROOT / "benchmarks" / "results" / "quality_e2e.json").read_text())
+    # Chosen by the names of the scores: one canvas of the predicted length, no variant.
+    plain = {"system": "YAN", "length": "predicted", "num_candidates": 1, "num_length_candidates": 1, "variant": None}
+    rows = [row for row in measured["quality"] if all(row.get(name) == value for name, value in plain.items())]
+    by_steps = {row["num_inference_steps"]: row for row in rows}
+    names = {
+        f"{label}, {word}, merge_repeats=0": by_steps[steps][score]
+        for label, score in (("BLEU-4", "bleu"), ("ROUGE-L", "rougeL"))
+        for word, steps in (("one step", 1), ("three steps", 3))
+    }
+    stated = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert stated == {name: round(value, 2) for name, value in names.items()}
+    assert {result.dataset_split for result in card.data.eval_results} == {measured["split"]}
+    assert card.data.model_name == YAN_E2E.name
+    answers = pipeline("text2text-generation", model=str(YAN_E2E), trust_remote_code=True)
+    for example in card.data["widget"]:
+        name = re.search(r"name\[(.*?)\]", example["text"])[1]
+        assert name in answers(example["text"])[0]["generated_text"]

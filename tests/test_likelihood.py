@@ -1,6 +1,7 @@
 """log_likelihood: probabilities that add up, padding and batch-mates that change nothing, and what it refuses."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -9,28 +10,129 @@ from .helpers import seeded, source_batch, target_labels, tiny_model
 
 BLANKS = {"canvas_ratio": 2.0, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}
 SMALL = {"vocab_size": 7, "encoder_layers": 1, "flow_layers": 1, "cross_attention_layers": [0]}
+EOS = 2
+# Tokens of SMALL that a text may hold: neither padding nor mask.
+WRITABLE = [1, 2, 4, 5, 6]
 
 
-@pytest.mark.parametrize("options", [{}, {"length_head": False}, BLANKS], ids=["placed", "no length head", "blanks"])
-def test_probabilities_of_all_texts_add_up(options):
-    """
-    Under one noise: to the probability of their length; with blanks, whose texts may be shorter, canvas by canvas.
-    """
+@pytest.mark.parametrize("options", [{}, BLANKS], ids=["placed", "blanks"])
+def test_probabilities_of_all_texts_of_a_length_add_up_to_that_of_the_length(options):
+    """Under one noise; with blanks, whose canvas also holds shorter and longer texts, to less."""
     model = tiny_model(**SMALL, **options)
     source = torch.tensor([[4, 5, 6, 2]])
-    blanks = "canvas_ratio" in options
-    # With blanks a canvas of 4 positions also holds the texts of one and of three or four tokens.
-    writable = [i for i in range(7) if i not in (0, 3)]
-    texts = torch.tensor(list(itertools.product(writable, repeat=2)))
-    sources = source.expand(len(texts), -1)
-    found = model.log_likelihood(sources, labels=texts, num_priors=2, generator=seeded()).exp().sum()
-    length = 1.0
-    if model.length_head is not None:
-        length = model.encode_source(source)[1].softmax(-1)[0, 1]
-    if blanks:
+    texts = torch.tensor(list(itertools.product(WRITABLE, repeat=2)))
+    found = likelihoods(model, source, texts).exp().sum()
+    length = model.encode_source(source)[1].softmax(-1)[0, 1]
+    if options:
         assert 0 < found < length
     else:
-        torch.testing.assert_close(found, torch.as_tensor(length), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, length, atol=1e-5, rtol=1e-5)
+
+
+def test_probabilities_of_all_texts_on_a_fixed_canvas_add_up_to_one():
+    """As generate() cuts them: up to the first EOS, or as long as the canvas."""
+    model = tiny_model(**SMALL, length_head=False)
+    model.generation_config.max_new_tokens = 3
+    words = [token for token in WRITABLE if token != EOS]
+    total = 0.0
+    for ended in range(3):
+        texts = torch.tensor([[*text, EOS] for text in itertools.product(words, repeat=ended)])
+        total += likelihoods(model, torch.tensor([[4, 5, 6, 2]]), texts).exp().sum()
+    filled = torch.tensor(list(itertools.product(words, repeat=3)))
+    total += likelihoods(model, torch.tensor([[4, 5, 6, 2]]), filled).exp().sum()
+    assert total == pytest.approx(1, abs=1e-5)
+
+
+def likelihoods(model, source: torch.Tensor, texts: torch.Tensor, **options) -> torch.Tensor:
+    """Of several answers to one source (1, Lx)."""
+    given = {"num_priors": 2, "generator": seeded(), **options}
+    return model.log_likelihood(source.expand(len(texts), -1), labels=texts, **given)
+
+
+def written_texts(model, source: torch.Tensor, positions: int, noise: torch.Tensor, uniform: torch.Tensor):
+    """
+    What the model writes under one noise on one canvas, by brute force: every choice of a token at every position, as
+    `generate` reads it. Text -> its probability, and that of all texts that begin with it.
+    """
+    blanks = model.config.canvas_ratio > 1
+    options = model.generation_options()
+    canvas = torch.ones(1, positions, dtype=torch.bool)
+    condition = model.model.condition(positions, canvas, model.encode_source(source)[0], None)
+    with torch.no_grad():
+        states = model.solve(noise[:, :positions], condition, uniform[:, :positions], options.sampling)
+        logits = model.decoder(states)[0]
+    held = [0, *WRITABLE] if blanks else WRITABLE
+    probs = torch.zeros_like(logits)
+    probs[:, held] = logits[:, held].softmax(-1)
+    whole, begun = {}, {}
+    for choice in itertools.product(held, repeat=positions):
+        p = math.prod(probs[i, token].item() for i, token in enumerate(choice))
+        text = [token for token, _ in itertools.groupby(choice)] if blanks else list(choice)
+        text = tuple(token for token in text if token != 0)
+        whole[text] = whole.get(text, 0) + p
+        for length in range(1, len(text) + 1):
+            begun[text[:length]] = begun.get(text[:length], 0) + p
+    return whole, begun
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [
+        ({}, "predicted"),
+        ({}, "canvas"),
+        (BLANKS, "predicted"),
+        (BLANKS, "canvas"),
+        ({**BLANKS, "length_head": "source"}, "source"),
+    ],
+    ids=["placed", "placed on a fixed canvas", "blanks", "blanks on a fixed canvas", "blanks beside the source"],
+)
+def test_it_is_what_enumeration_of_every_position_gives(options, mode):
+    model = tiny_model(**SMALL, **options)
+    model.generation_config.expert_selection = "argmax"
+    fixed = mode != "predicted"
+    if mode == "canvas":
+        model.generation_config.update(length_mode="canvas", max_new_tokens=2)
+    # Two tokens, four positions.
+    source = torch.tensor([[4, 2]])
+    noise = torch.randn(1, 2, 8, 16, generator=seeded(3))
+    for text in ((5, EOS), (5, 5), (EOS,), (6, 4)):
+        answer = torch.tensor([text])
+        found = model.log_likelihood(source, labels=answer, prior_noise=noise)
+        positions = (2 if fixed else len(text)) * (2 if options else 1)
+        probability = 0.0
+        for prior in range(2):
+            whole, begun = written_texts(model, source, positions, noise[:, prior], torch.zeros(1, positions))
+            probability += (begun if fixed else whole)[text] / 2
+        if not fixed:
+            probability *= model.encode_source(source)[1].softmax(-1)[0, len(text) - 1].item()
+        assert found.item() == pytest.approx(math.log(probability), abs=1e-4)
+
+
+def test_what_stands_behind_the_first_end_of_a_fixed_canvas_counts_for_nothing():
+    model = tiny_model(length_head=False)
+    model.generation_config.max_new_tokens = 6
+    ids, mask = source_batch((7,))
+    plain, filled = torch.tensor([[9, 8, EOS]]), torch.tensor([[9, 8, EOS, EOS, EOS, EOS]])
+    found = [model.log_likelihood(ids, mask, labels, generator=seeded()) for labels in (plain, filled)]
+    assert torch.equal(*found)
+    with pytest.raises(ValueError, match="labels have 7 tokens, more than the 6 that the model writes"):
+        model.log_likelihood(ids, mask, torch.full((1, 7), 5))
+
+
+def test_noise_that_is_given_takes_the_place_of_the_draw():
+    model = tiny_model()
+    model.generation_config.expert_selection = "argmax"
+    ids, mask = source_batch()
+    labels = target_labels()
+    noise = torch.randn(3, 2, 9, 16, generator=seeded(5))
+    both = model.log_likelihood(ids, mask, labels, prior_noise=noise)
+    each = [model.log_likelihood(ids, mask, labels, prior_noise=noise[:, prior]) for prior in range(2)]
+    torch.testing.assert_close(both, torch.stack(each).logsumexp(0) - math.log(2))
+    # Nothing else is random, and no canvas reaches what stands behind it.
+    assert torch.equal(both, model.log_likelihood(ids, mask, labels, prior_noise=noise, generator=seeded(1)))
+    assert torch.equal(both, model.log_likelihood(ids, mask, labels, prior_noise=noise[:, :, :6]))
+    alone = model.log_likelihood(ids[1:2, :4], None, labels[1:2, :3], prior_noise=noise[1:2])
+    torch.testing.assert_close(alone, both[1:2], atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, BLANKS, {"reverse_positions": True}], ids=["placed", "blanks", "reverse"])
@@ -74,15 +176,18 @@ def test_what_the_model_writes_is_more_probable_than_other_texts():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": None}, "labels must be a tensor of 3 rows"),
-        ({"labels": torch.full((2, 4), 5)}, "labels must be a tensor of 3 rows"),
+        ({"labels": None}, "labels is of type NoneType; pass token ids of the answers"),
+        ({"labels": torch.full((2, 4), 5)}, r"labels have shape \(2, 4\), must be a tensor of 3 rows"),
         ({"labels": torch.full((3, 4), -100)}, "labels have a row without any token"),
         ({"labels": torch.full((3, 4), 99)}, "labels hold ids"),
         ({"labels": torch.full((3, 40), 5)}, "labels have 40 tokens, more than max_position_embeddings=32"),
         ({"num_priors": 0}, "num_priors=0 must be a whole number above 0"),
         ({"generator": 1}, "generator is of type int"),
+        ({"prior_noise": torch.zeros(3, 4, 16)}, r"prior_noise has shape \(3, 4, 16\), expected"),
+        ({"prior_noise": torch.zeros(3, 2, 6, 15)}, r"prior_noise has shape \(3, 2, 6, 15\), expected"),
+        ({"prior_noise": torch.full((3, 6, 16), torch.nan)}, "prior_noise holds values that are not finite"),
     ],
-    ids=["none", "rows", "empty", "ids", "long", "priors", "generator"],
+    ids=["none", "rows", "empty", "ids", "long", "priors", "generator", "short noise", "narrow noise", "no numbers"],
 )
 def test_what_is_refused(model, options, message):
     ids, mask = source_batch()

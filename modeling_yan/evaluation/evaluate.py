@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from rich.console import Console
@@ -24,12 +25,15 @@ from modeling_yan.common.reports import machine, read_report, write_report
 from modeling_yan.data.loading import first_rows, read_file
 from modeling_yan.data.tasks import Task, group_references, load_rows
 from modeling_yan.data.tokenization import set_truncation_side
-from modeling_yan.evaluation.metrics import bert_f1, diversity, score_texts
+from modeling_yan.evaluation.encoder_metrics import FEWEST_MAUVE_TEXTS, bert_f1, mauve_score, text_features
+from modeling_yan.evaluation.metrics import diversity, score_texts
 from modeling_yan.evaluation.quality import length_errors, longest_sources, parse_variant, reconstruct
 from modeling_yan.evaluation.speed import System, count_tokens, default_device, measure_side_by_side
 from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
 
 COLUMNS = "system|length|steps|priors x lengths|BLEU-4|ROUGE-L|EM|F1|self-BLEU|words|seconds"
+# Columns that are there where an encoder was named.
+ENCODER_SCORES = {"bert_f1": "BERTScore", "mauve": "MAUVE"}
 
 
 @dataclass
@@ -88,6 +92,19 @@ class Evaluation:
         names = (self.arguments.bertscore_model, self.arguments.bertscore_layer)
         return {"bert_f1": bert_f1(texts, references, *names)}
 
+    @functools.cached_property
+    def reference_features(self) -> np.ndarray:
+        """What MAUVE compares texts with: the first reference of each row, as points (rows, hidden size)."""
+        arguments = self.arguments
+        return text_features(list(self.rows["target"]), arguments.mauve_model, batch_size=arguments.batch_size)
+
+    def mauve(self, texts: list[str]) -> dict[str, float]:
+        """`mauve`, where an encoder for it was named."""
+        if not self.arguments.mauve_model:
+            return {}
+        options = {"model": self.arguments.mauve_model, "batch_size": self.arguments.batch_size}
+        return {"mauve": mauve_score(texts, self.reference_features, **options)}
+
     def record(self, system: str, write: Callable[[], list[str]], **setting) -> None:
         """Times what a system writes for all rows, and scores it."""
         start = time.perf_counter()
@@ -101,6 +118,7 @@ class Evaluation:
                 **score_texts(texts, references, num_bootstrap=self.arguments.bootstrap),
                 **diversity(texts),
                 **self.bert_score(texts, references),
+                **self.mauve(texts),
                 "mean_words": sum(len(text.split()) for text in texts) / len(texts),
                 "seconds": round(seconds, 2),
             }
@@ -110,6 +128,7 @@ class Evaluation:
         """Answers one row in every way, so that what is refused is not found out after everything else was measured."""
         first = self.rows.select([0])
         self.bert_score(first["target"], first["references"])
+        self.mauve(list(self.rows["target"])[:FEWEST_MAUVE_TEXTS])
         for options in variants.values():
             self.answers(self.model, first, max_new_tokens=self.longest, **options)
 
@@ -275,7 +294,8 @@ def prepare(arguments: argparse.Namespace) -> Evaluation:
 
 
 def make_table(results: list[dict]) -> Table:
-    table = Table(*COLUMNS.split("|"))
+    scored = {name: label for name, label in ENCODER_SCORES.items() if name in results[0]}
+    table = Table(*COLUMNS.split("|"), *scored.values())
     for row in results:
         table.add_row(
             row["system"],
@@ -285,6 +305,7 @@ def make_table(results: list[dict]) -> Table:
             *(f"{row[name]:.1f}" for name in ("bleu", "rougeL", "exact_match", "f1", "self_bleu")),
             f"{row['mean_words']:.1f}",
             f"{row['seconds']:.1f}",
+            *(f"{row[name]:.1f}" for name in scored),
         )
     return table
 
@@ -325,6 +346,7 @@ def parse() -> argparse.Namespace:
     add("--trust_remote_code", action="store_true", help="run code that comes with a tokenizer or a baseline")
     add("--bertscore_model", help="encoder for BERTScore, Hub name or folder; left out by default")
     add("--bertscore_layer", type=int, help="for an encoder that bert-score does not know")
+    add("--mauve_model", help="encoder for MAUVE, Hub name or folder; left out by default")
     add("--bootstrap", type=int, default=1000, help="resamplings behind the 95 %% intervals")
     add("--output", type=Path, help="JSON file for everything that was measured; the tables are printed anyway")
     arguments = parser.parse_args()

@@ -80,30 +80,6 @@ def score_texts(
     return scores
 
 
-def bert_f1(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], model: str, layer: int | None = None
-) -> float:
-    """
-    BERTScore F1 in percent (arXiv 1904.09675, the bert-score package, not rescaled), the best reference of each
-    prediction.
-
-    Args:
-        model: encoder, a Hub name or a local folder.
-        layer: whose hidden states are compared; needed for a model that bert-score has no recommendation for.
-
-    Raises:
-        ValueError: if the package or the layer is missing.
-    """
-    try:
-        import bert_score
-    except ImportError as error:
-        raise ValueError('BERTScore needs the package bert-score: pip install ".[bertscore]"') from error
-    if layer is None and model not in bert_score.utils.model2layers:
-        raise ValueError(f"bert-score recommends no layer for {model!r}; name one (--bertscore_layer)")
-    _, _, f1 = bert_score.score(list(predictions), [list(r) for r in references], model_type=model, num_layers=layer)
-    return 100 * float(f1.mean())
-
-
 def diversity(texts: Sequence[str], *, max_self_bleu: int = 100) -> dict[str, float]:
     """
     How much texts differ from each other; a model that writes one safe text for all scores low here.

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard
 from peft import PeftModel
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.modelcard import TrainingSummary, parse_log_history
 
 from modeling_yan.losses_yan import LOSS_TERMS
-from modeling_yan.model_card_yan import model_card
+from modeling_yan.model_card_yan import DEFAULT_TAG, PIPELINE_TAGS, model_card
 from modeling_yan.training.budget import rows_per_update
 
 # By this a card is known that may be written anew: nobody has put a word of their own into its place.
@@ -85,6 +85,35 @@ def training_section(trainer: Trainer, data: list[str]) -> str:
     return "\n".join(lines)
 
 
+def measured_results(trainer: Trainer, data: list[str]) -> list[EvalResult]:
+    """
+    The scores that a trainer holds (`trainer.scores`: split -> scores) as the Hub's model-index lists them; none where
+    nothing says what data they were measured on.
+    """
+    if not data:
+        return []
+    return [
+        EvalResult(
+            task_type=PIPELINE_TAGS.get(type(unwrapped(trainer)).__name__, DEFAULT_TAG),
+            dataset_type=data[0],
+            dataset_name=data[0],
+            dataset_split=split,
+            metric_type=name,
+            metric_name=name,
+            metric_value=value,
+        )
+        for split, scores in trainer.scores.items()
+        for name, value in scores_of(scores).items()
+        if name != "rows"
+    ]
+
+
+def unwrapped(trainer: Trainer) -> PreTrainedModel:
+    """The model that is trained, without what accelerators and adapters put around it."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def write_card(
     trainer: Trainer,
     *,
@@ -109,7 +138,7 @@ def write_card(
     folder = Path(trainer.args.output_dir)
     model = trainer.accelerator.unwrap_model(trainer.model)
     adapted = isinstance(model, PeftModel)
-    base = model.get_base_model() if adapted else model
+    base = unwrapped(trainer)
     name = model_name or folder.resolve().name
     data = as_list(dataset) or as_list(dataset_tags) or as_list(trainer.data_name)
     adapter_of = (finetuned_from or base.config.name_or_path or "a YAN") if adapted else None
@@ -129,6 +158,9 @@ def write_card(
     for key, value in summary.create_metadata().items():
         if key != "model-index" or value[0]["results"]:
             card.data[key] = value
+    results = measured_results(trainer, data)
+    if results:
+        card.data.eval_results, card.data.model_name = [*(card.data.eval_results or []), *results], name
     if tasks:
         card.data["pipeline_tag"] = as_list(tasks)[0]
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import json
 
 from datasets import load_dataset
 
-from ..helpers import E2E_DATA, YAN_E2E, copies, ran, refused
+from ..helpers import E2E_DATA, YAN_E2E, copies, ran, refused, tiny_bert, word_piece_tokenizer
 
 SCRIPT = "examples/run_evaluation.py"
 E2E = {"model": YAN_E2E, "task": "e2e_nlg", "dataset_name": E2E_DATA}
@@ -39,6 +39,24 @@ def test_it_reports_every_setting_and_the_ceiling(tmp_path):
     assert all(summary["tokens_per_second"] > 0 for summary in report["speed_batch_1"].values())
     tables = ran("benchmarks/run_quality_report.py", "quality.json", cwd=tmp_path)
     assert "| YAN, length predicted, best of 2 |" in tables
+
+
+def test_encoders_that_are_named_score_every_setting(tmp_path):
+    # BERT's smallest words: what is scored is the way to the packages, not the encoder.
+    tiny_bert(tmp_path / "bert", max_position_embeddings=128)
+    tokenizer = word_piece_tokenizer()
+    tokenizer.model_max_length = 128
+    tokenizer.save_pretrained(tmp_path / "bert")
+    few = {"steps": 1, "candidates": 1, "length_candidates": 1, "speed_rows": 0, "bootstrap": 0}
+    encoders = {"bertscore_model": "bert", "bertscore_layer": 1, "mauve_model": "bert"}
+    table = ran(SCRIPT, cwd=tmp_path, max_rows=20, output="scores.json", **few, **encoders, **E2E)
+    assert "MAU" in table
+    scored = json.loads((tmp_path / "scores.json").read_text())["quality"]
+    assert len(scored) == 3
+    assert all(0 < row["mauve"] <= 100 and 0 < row["bert_f1"] <= 100 for row in scored)
+    # Before anything is measured.
+    line = refused(SCRIPT, cwd=tmp_path, max_rows=4, **few, **encoders, **E2E)
+    assert "needs at least 20 predictions, got 4" in line
 
 
 def test_splits_and_options_that_are_not_there_are_named(tmp_path):

@@ -64,7 +64,13 @@ def test_it_says_what_the_model_is_and_how_it_was_trained(tokenizer, tmp_path):
     assert "| test |  | 5 | 12.25 |" in card.text
     # Nothing of the library's template.
     assert "More information needed" not in card.text
-    assert "model-index" not in card.data.to_dict()
+    # What was measured stands in the metadata, too, as the Hub reads it; what was not does not.
+    stated = [(r.dataset_name, r.dataset_split, r.metric_type, r.metric_value) for r in card.data.eval_results]
+    assert stated == [("my.csv", "test", "bleu", 12.25)]
+    assert card.data.pipeline_tag == card.data.eval_results[0].task_type == "text-generation"
+    trainer.scores = {}
+    trainer.create_model_card()
+    assert "model-index" not in ModelCard.load(tmp_path / "yan" / "README.md").data.to_dict()
     assert card.data.tags == ["yan", "flow-matching", "custom_code", "generated_from_trainer"]
     assert card.data.library_name == "transformers"
 

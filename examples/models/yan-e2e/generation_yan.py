@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput, logging
 
 from .canvas_yan import canvas_lengths, length_mask, source_lengths, text_room
 from .compilation_yan import call_compiled, group_by_bucket, pad_canvases, pad_source
-from .generation_options_yan import GenerationOptions, YanGenerationOptionsMixin
+from .generation_options_yan import GenerationOptions, YanGenerationOptionsMixin, take_library_arguments
 from .input_checks_yan import (
     check_finite,
     check_generator,
@@ -22,16 +22,6 @@ from .input_checks_yan import (
 from .sampling_yan import YanSamplingMixin, best_distinct, cut_lengths, draw_noise, given_noise, row_seeds
 
 logger = logging.get_logger(__name__)
-
-# What Trainer, PEFT and pipelines pass along and generation does not need.
-IGNORED_ARGUMENTS = (
-    "labels",
-    "decoder_input_ids",
-    "decoder_attention_mask",
-    "token_type_ids",
-    "synced_gpus",
-    "tokenizer",
-)
 
 
 @dataclass
@@ -229,11 +219,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         # 1.
         if "inputs" in kwargs and input_ids is None:
             input_ids = kwargs.pop("inputs")
-        for name in IGNORED_ARGUMENTS:
-            kwargs.pop(name, None)
-        for name in ("logits_processor", "stopping_criteria"):
-            if kwargs.pop(name, None):
-                raise ValueError(f"{name} works token by token; YAN writes all positions at once")
+        take_library_arguments(kwargs)
         options = self.generation_options(generation_config, **kwargs)
         # 2.
         refuse_stock_pipeline()

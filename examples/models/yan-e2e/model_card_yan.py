@@ -28,6 +28,16 @@ USES = {
 DEFAULT_USE = ("encodes texts", 'pipeline("feature-extraction", model="{name}", trust_remote_code=True)("a text")')
 
 
+# Class -> the task by which the Hub lists it.
+PIPELINE_TAGS = {
+    "YanForConditionalGeneration": "text-generation",
+    "YanForMaskedLM": "fill-mask",
+    "YanForSequenceClassification": "text-classification",
+    "YanForTokenClassification": "token-classification",
+    "YanForQuestionAnswering": "question-answering",
+}
+DEFAULT_TAG = "feature-extraction"
+
 # Model card of an adapter: code that loads it with the model it belongs to.
 ADAPTER_USE = 'AutoPeftModelForSeq2SeqLM.from_pretrained("{name}", trust_remote_code=True)'
 
@@ -59,8 +69,10 @@ def model_card(model: torch.nn.Module, name: str, training: str = "", *, adapter
         )
         sizes += [f"{config.flow_layers} flow layers with {config.num_experts} experts", f"canvas of {canvas}"]
     imports = code.split("(", 1)[0].split(".", 1)[0]
+    tag = PIPELINE_TAGS.get(type(model).__name__, DEFAULT_TAG)
     return f"""---
 library_name: {library}
+pipeline_tag: {tag}
 tags:
 - yan
 - flow-matching
@@ -82,4 +94,4 @@ from {library} import {imports}
 {f"{chr(10)}{training.strip()}{chr(10)}" if training else ""}"""
 
 
-__all__ = ["model_card"]
+__all__ = ["DEFAULT_TAG", "PIPELINE_TAGS", "model_card"]
