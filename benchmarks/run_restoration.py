@@ -7,7 +7,8 @@ tables. Every system is scored on the same texts with the same errors.
         --tagger outputs/tagger-restore --output benchmarks/results/restoration.json
 
 YAN runs as torch and as graphs in ONNX Runtime, BART-shaped baselines in CTranslate2 (float32 and int8, greedy, up to
-the end of the text); float32 texts are compared with transformers' own `generate()` first.
+the end of the text); float32 texts are compared with transformers' own `generate()` first. A deep encoder with one
+decoder layer and random weights is timed, too.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from modeling_yan.evaluation.restoration_systems import (
     sequence_restorer,
     tagger_restorer,
     time_restorers,
+    untrained_restorers,
     yan_restorer,
 )
 from modeling_yan.serving.export import export
@@ -42,7 +44,7 @@ from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
 
 SHOWN = {
     "word error rate": "word_error_rate",
-    "cut by": "word_error_rate_reduction",
+    "cut by": "word_error_reduction",
     "character error rate": "character_error_rate",
     "exact": "exact_match",
     "period": "period_f1",
@@ -111,6 +113,12 @@ def build_systems(arguments: argparse.Namespace, longest: int, texts: list[str])
     return systems
 
 
+def untrained_systems(folder: str, longest: int) -> dict[str, Restorer]:
+    """The fastest shape that writes from left to right, for speed alone."""
+    model = read_model(YanForConditionalGeneration, folder, dtype=torch.float32)
+    return untrained_restorers(model, read_tokenizer(folder), longest)
+
+
 def tell(title: str, scores: dict[str, dict]) -> None:
     table = Table(title=title)
     for column in ("system", *SHOWN):
@@ -151,7 +159,11 @@ def main() -> None:
             name: score_restoration(sources, texts, references, **bootstrap) for name, texts in written.items()
         }
         tell(f"{split}, {len(rows)} texts", report["scores"][split])
-    report["speed"] = time_restorers(systems, sets["test"]["source"][: arguments.timed], arguments.batch_size)
+    report["speed"] = time_restorers(
+        systems | untrained_systems(arguments.model, task.max_source_length),
+        sets["test"]["source"][: arguments.timed],
+        arguments.batch_size,
+    )
     for name, own in report["speed"].items():
         print(f"{name}: {own['ms']} ms a text, {own['texts_per_second']} texts a second in batches")
     report |= {"batch_size": arguments.batch_size, "timed_texts": arguments.timed, **machine(torch.device("cpu"))}

@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_yan.data.tokenization import end_token_id
-from modeling_yan.evaluation.ctranslate2_baselines import load_runtime
+from modeling_yan.evaluation.baselines import shallow_decoder_baseline
+from modeling_yan.evaluation.ctranslate2_baselines import ctranslate2_baselines, load_runtime
 from modeling_yan.evaluation.tagger import tag_texts
 
 Restorer = Callable[[Sequence[str]], list[str]]
@@ -82,6 +83,26 @@ def ctranslate2_restorer(
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     return restore
+
+
+def untrained_restorers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int
+) -> dict[str, Restorer]:
+    """
+    For speed alone: a deep encoder with one decoder layer, with random weights and as many parameters as the model, in
+    CTranslate2. It writes as many tokens as the longest source of its batch has.
+    """
+
+    def restorer(system) -> Restorer:
+        def restore(texts: Sequence[str]) -> list[str]:
+            batch = tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True, max_length=longest)
+            ids = system.write(batch["input_ids"], batch["input_ids"].shape[1])
+            return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+        return restore
+
+    systems = ctranslate2_baselines(shallow_decoder_baseline(model))
+    return {f"{system.name}, random weights": restorer(system) for system in systems}
 
 
 def time_restorers(
