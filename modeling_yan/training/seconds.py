@@ -5,7 +5,13 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+)
 
 from modeling_yan.data.tasks import Task
 from modeling_yan.data.tokenization import tokenize_pairs
@@ -71,5 +77,7 @@ def train_for_seconds(
         data_collator=StatesCollator(tokenizer, states=states),
         callbacks=[StopAfter(seconds)],
     )
+    # It prints the dictionary of a log where there is no progress bar.
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return trainer.state.global_step
