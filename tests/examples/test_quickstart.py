@@ -1,5 +1,7 @@
 """The quickstart as a user starts it: in a process of its own, offline."""
 
+import pytest
+
 from ..helpers import ROOT, run_process, succeeded, tiny_bert, word_piece_tokenizer
 
 SCRIPT = ROOT / "examples" / "quickstart.py"
@@ -22,6 +24,7 @@ def test_it_runs_offline(tmp_path):
     assert [line for line in done.stdout.splitlines() if len(line) > 100] == []
 
 
+@pytest.mark.slow
 def test_without_an_encoder_it_says_how_to_get_one(tmp_path):
     options = {"encoder": tmp_path / "none", "training_seconds": 1, "rows": 4, "speed_calls": 1}
     done = succeeded(run_process(SCRIPT, cwd=tmp_path, **options))
