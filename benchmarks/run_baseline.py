@@ -27,7 +27,6 @@ from transformers import (
     HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
 )
 
@@ -42,11 +41,7 @@ from modeling_yan.evaluation.baselines import closest_width
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
 from modeling_yan.training.scoring import score_splits
-from modeling_yan.training.trainer import KnownLengthsMixin
-
-
-class BaselineTrainer(KnownLengthsMixin, Trainer):
-    """The stock Trainer."""
+from modeling_yan.training.trainer import KnownLengthsTrainer
 
 
 @dataclass
@@ -233,7 +228,7 @@ def main() -> None:
     width = equal_width(arguments, tokenizer, positions) if arguments.like else arguments.hidden_size
     model = build_model(arguments, tokenizer, positions, width)
     model.set_attn_implementation(arguments.attn_implementation)
-    trainer = BaselineTrainer(
+    trainer = KnownLengthsTrainer(
         model=model,
         args=training,
         train_dataset=train,

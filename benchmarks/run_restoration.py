@@ -101,9 +101,6 @@ def baseline_systems(folder: str, longest: int, texts: list[str]) -> dict[str, R
 
 def build_systems(arguments: argparse.Namespace, longest: int, texts: list[str]) -> dict[str, Restorer]:
     systems = yan_systems(arguments.model, longest)
-    if arguments.same_flops:
-        named = {f"{name}, FLOPs of the baselines": s for name, s in yan_systems(arguments.same_flops, longest).items()}
-        systems |= dict(list(named.items())[:1])
     for folder in arguments.baselines:
         systems |= baseline_systems(folder, longest, texts)
     if arguments.tagger:
@@ -131,7 +128,6 @@ def tell(title: str, scores: dict[str, dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
     parser.add_argument("--model", required=True, help="YAN folder")
-    parser.add_argument("--same_flops", help="YAN folder that was trained for as many FLOPs as the baselines")
     parser.add_argument("--baselines", nargs="*", default=[], help="folders of run_baseline.py --architecture bart")
     parser.add_argument("--tagger", help="folder of run_tagger_baseline.py")
     parser.add_argument("--task", default="restore", help="name in configuration/tasks, or a YAML file")
@@ -172,7 +168,7 @@ def main() -> None:
 
 def training_of(arguments: argparse.Namespace) -> dict[str, dict]:
     """What the training of each model cost, as its own report says."""
-    folders = [arguments.model, arguments.same_flops, *arguments.baselines, arguments.tagger]
+    folders = [arguments.model, *arguments.baselines, arguments.tagger]
     kept = ("parameters", "updates", "batch_size", "train_flops", "train_minutes", "threads", "train_rows", "seed")
     reports = {Path(folder).name: read_report(folder) or {} for folder in folders if folder}
     return {name: {key: own[key] for key in kept if key in own} for name, own in reports.items()}

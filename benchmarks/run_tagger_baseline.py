@@ -8,7 +8,7 @@ with the same errors.
 
 from dataclasses import dataclass, field
 
-from transformers import DataCollatorForTokenClassification, HfArgumentParser, Trainer, TrainingArguments
+from transformers import DataCollatorForTokenClassification, HfArgumentParser, TrainingArguments
 
 from modeling_yan import YanForTokenClassification
 from modeling_yan.common.arguments import parse_arguments, run_script
@@ -17,11 +17,7 @@ from modeling_yan.data.loading import select_split
 from modeling_yan.data.tasks import Task, load_splits
 from modeling_yan.evaluation.tagger import LABELS, TaggedTexts
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
-from modeling_yan.training.trainer import KnownLengthsMixin
-
-
-class TaggerTrainer(KnownLengthsMixin, Trainer):
-    """The stock Trainer."""
+from modeling_yan.training.trainer import KnownLengthsTrainer
 
 
 @dataclass
@@ -45,7 +41,7 @@ def main() -> None:
     config = read_config(arguments.like)
     config.id2label = dict(enumerate(LABELS))
     config.label2id = {label: number for number, label in enumerate(LABELS)}
-    trainer = TaggerTrainer(
+    trainer = KnownLengthsTrainer(
         model=YanForTokenClassification(config),
         args=training,
         train_dataset=TaggedTexts(texts, task, tokenizer, training.seed),

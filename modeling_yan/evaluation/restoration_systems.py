@@ -15,6 +15,7 @@ from modeling_yan.data.tokenization import end_token_id
 from modeling_yan.evaluation.baselines import shallow_decoder_baseline
 from modeling_yan.evaluation.ctranslate2_baselines import ctranslate2_baselines, load_runtime
 from modeling_yan.evaluation.tagger import tag_texts
+from modeling_yan.evaluation.text_generation import generate_texts
 
 Restorer = Callable[[Sequence[str]], list[str]]
 
@@ -55,12 +56,8 @@ def tagger_restorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 def sequence_restorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> Restorer:
     """A sequence-to-sequence model by transformers' own `generate()`, greedy: the reference of the next one."""
 
-    def restore(texts: Sequence[str]) -> list[str]:
-        batch = tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True, max_length=longest)
-        ids = model.generate(**batch, max_new_tokens=longest, do_sample=False, num_beams=1)
-        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-    return restore
+    options = {"max_source_length": longest, "max_new_tokens": longest, "do_sample": False, "num_beams": 1}
+    return lambda texts: generate_texts(model, tokenizer, texts, **options)
 
 
 def ctranslate2_restorer(

@@ -40,7 +40,6 @@ def train_for_seconds(
     task: Task,
     seconds: float,
     folder: Path,
-    **arguments,
 ) -> int:
     """
     Trains all but the encoder, whose states are computed once, which the seconds do not count.
@@ -49,13 +48,11 @@ def train_for_seconds(
         rows: columns `source` and `target`.
         task: with the lengths in tokens.
         folder: for the states.
-        arguments: of `Seq2SeqTrainingArguments`.
 
     Returns:
         How many updates were made.
     """
     freeze(model, ["encoder"])
-    defaults = {"learning_rate": 1e-3, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 10}
     training = Seq2SeqTrainingArguments(
         output_dir=str(folder),
         max_steps=100_000,
@@ -65,7 +62,9 @@ def train_for_seconds(
         report_to="none",
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
-        **{**defaults, **arguments},
+        learning_rate=1e-3,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=10,
     )
     train, states = states_of_frozen_encoder(
         model, tokenize_pairs(rows, tokenizer, task.max_source_length, task.max_target_length), training

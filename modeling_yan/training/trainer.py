@@ -323,6 +323,10 @@ class YanTrainerMixin(KnownLengthsMixin):
             return super().evaluation_loop(*args, **kwargs)
 
 
+class KnownLengthsTrainer(KnownLengthsMixin, Trainer):
+    """The stock Trainer for baselines."""
+
+
 class YanTrainer(YanTrainerMixin, Trainer):
     """For stage 1 and the classification heads."""
 
