@@ -31,6 +31,7 @@ from modeling_yan.data.tasks import Task
 from modeling_yan.evaluation.restoration import score_restoration
 from modeling_yan.evaluation.restoration_systems import (
     Restorer,
+    checked_restorer,
     ctranslate2_restorer,
     in_batches,
     sequence_restorer,
@@ -69,7 +70,10 @@ def yan_systems(folder: str, longest: int) -> dict[str, Restorer]:
     """A YAN as torch, and as graphs of one step, in float32 and in int8."""
     tokenizer, model = read_tokenizer(folder), read_model(YanForConditionalGeneration, folder, dtype=torch.float32)
     options = {"num_inference_steps": 1}
-    systems = {"YAN": yan_restorer(model, tokenizer, longest, **options)}
+    systems = {
+        "YAN": yan_restorer(model, tokenizer, longest, **options),
+        "YAN, restore()": checked_restorer(model, tokenizer),
+    }
     for precision in ("float32", "int8"):
         with tempfile.TemporaryDirectory() as graphs:
             export(model, Path(graphs), steps=[1], int8=precision == "int8")

@@ -16,6 +16,7 @@ from modeling_yan.evaluation.baselines import shallow_decoder_baseline
 from modeling_yan.evaluation.ctranslate2_baselines import ctranslate2_baselines, load_runtime
 from modeling_yan.evaluation.tagger import tag_texts
 from modeling_yan.evaluation.text_generation import generate_texts
+from modeling_yan.restoration_yan import restore
 
 Restorer = Callable[[Sequence[str]], list[str]]
 
@@ -39,13 +40,18 @@ def yan_restorer(model, tokenizer: PreTrainedTokenizerBase, longest: int, **opti
         options: of `generate()`.
     """
 
-    def restore(texts: Sequence[str]) -> list[str]:
+    def write(texts: Sequence[str]) -> list[str]:
         batch = tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True, max_length=longest)
         generator = torch.Generator().manual_seed(0)
         ids = model.generate(batch["input_ids"], batch["attention_mask"], generator=generator, **options)
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    return restore
+    return write
+
+
+def checked_restorer(model, tokenizer: PreTrainedTokenizerBase) -> Restorer:
+    """What `restore` keeps of a YAN's answers, by its defaults."""
+    return lambda texts: [restore(model, tokenizer, text).text for text in texts]
 
 
 def tagger_restorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> Restorer:
@@ -67,7 +73,7 @@ def ctranslate2_restorer(
     runtime = load_runtime(model, compute_type, torch.get_num_threads())
     end = str(end_token_id(tokenizer))
 
-    def restore(texts: Sequence[str]) -> list[str]:
+    def write(texts: Sequence[str]) -> list[str]:
         batch = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
         results = runtime.translate_batch(
             [list(map(str, row)) for row in batch],
@@ -79,7 +85,7 @@ def ctranslate2_restorer(
         ids = [[int(token) for token in result.hypotheses[0]] for result in results]
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    return restore
+    return write
 
 
 def untrained_restorers(
@@ -91,12 +97,12 @@ def untrained_restorers(
     """
 
     def restorer(system) -> Restorer:
-        def restore(texts: Sequence[str]) -> list[str]:
+        def write(texts: Sequence[str]) -> list[str]:
             batch = tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True, max_length=longest)
             ids = system.write(batch["input_ids"], batch["input_ids"].shape[1])
             return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-        return restore
+        return write
 
     systems = ctranslate2_baselines(shallow_decoder_baseline(model))
     return {f"{system.name}, random weights": restorer(system) for system in systems}
@@ -117,16 +123,16 @@ def time_restorers(
     """
     calls: dict[str, list[float]] = {name: [] for name in restorers}
     whole: dict[str, list[float]] = {name: [] for name in restorers}
-    for restore in restorers.values():
-        restore(texts[:2])
+    for restorer in restorers.values():
+        restorer(texts[:2])
     for _ in range(rounds):
-        for name, restore in restorers.items():
+        for name, restorer in restorers.items():
             for text in texts:
                 start = time.perf_counter()
-                restore([text])
+                restorer([text])
                 calls[name].append(time.perf_counter() - start)
             start = time.perf_counter()
-            in_batches(restore, texts, batch_size)
+            in_batches(restorer, texts, batch_size)
             whole[name].append(time.perf_counter() - start)
     return {
         name: {
