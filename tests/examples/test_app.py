@@ -15,6 +15,7 @@ from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.evaluation.drafts import Position, Writing, write_with_drafts
 from modeling_yan.evaluation.peers import Lane, read_peer
+from modeling_yan.serving import demo_page
 
 from ..helpers import ROOT, YAN_E2E, refused, run_process, save_tiny_peer, script_functions, succeeded
 from ..hub_server import hub_on_loopback
@@ -75,10 +76,10 @@ def writing():
 # What is shown
 
 
-def test_positions_are_coloured_by_expert_and_confidence(app, writing):
-    shown = Elements(app.show_writing(writing, 2, "expert"))
+def test_positions_are_coloured_by_expert_and_confidence(writing):
+    shown = Elements(demo_page.show_writing(writing, 2, "expert"))
     tokens = shown.of("yan-t")
-    hues = [app.hue(expert, 2) for expert in (0, 1)]
+    hues = [demo_page.hue(expert, 2) for expert in (0, 1)]
     assert abs(hues[0] - hues[1]) == 180
     assert [token["style"] for token in tokens] == [
         f"--h:{hues[0]};--p:100%",
@@ -89,13 +90,13 @@ def test_positions_are_coloured_by_expert_and_confidence(app, writing):
     assert [key["style"] for key in shown.of("yan-k")] == [f"--h:{value}" for value in hues]
     assert len(shown.of("by-expert")) == 1
     assert "expert 2" in shown.text
-    sure = Elements(app.show_writing(writing, 2, "confidence"))
+    sure = Elements(demo_page.show_writing(writing, 2, "confidence"))
     assert len(sure.of("by-confidence")) == len(sure.of("yan-scale")) == 1
     assert not sure.of("yan-k")
 
 
-def test_steps_fill_the_canvas_and_mark_what_they_changed(app, writing):
-    noise, first, last = (Elements(app.show_writing(writing, step, "expert")) for step in range(3))
+def test_steps_fill_the_canvas_and_mark_what_they_changed(writing):
+    noise, first, last = (Elements(demo_page.show_writing(writing, step, "expert")) for step in range(3))
     assert len(noise.of("yan-noise")) == 1
     assert not last.of("yan-noise")
     assert [len(shown.of("yan-b")) for shown in (noise, first, last)] == [1, 1, 0]
@@ -103,7 +104,7 @@ def test_steps_fill_the_canvas_and_mark_what_they_changed(app, writing):
     assert "12 ms" not in first.text
     assert "3 tokens in 12 ms" in last.text
     assert [step["class"] for step in first.of("yan-step")] == ["yan-step seen", "yan-step now", "yan-step "]
-    html = app.show_writing(writing, 2, "expert")
+    html = demo_page.show_writing(writing, 2, "expert")
     assert "<span>a <u>big</u> pub</span>" in html
     assert "<span>a pub</span>" in html
     # What a model writes is text, never markup.
@@ -111,21 +112,21 @@ def test_steps_fill_the_canvas_and_mark_what_they_changed(app, writing):
     assert "&lt;i&gt;" in html
 
 
-def test_as_many_hues_as_experts(app):
+def test_as_many_hues_as_experts():
     for count in (1, 4, 16):
-        assert len({app.hue(expert, count) for expert in range(count)}) == count
+        assert len({demo_page.hue(expert, count) for expert in range(count)}) == count
 
 
-def test_what_cannot_be_shown_is_refused(app, writing):
+def test_what_cannot_be_shown_is_refused(writing):
     with pytest.raises(ValueError, match="coloring='size' must be one of"):
-        app.show_writing(writing, 0, "size")
+        demo_page.show_writing(writing, 0, "size")
     with pytest.raises(ValueError, match="step=3 must be between 0 and 2"):
-        app.show_writing(writing, 3, "expert")
+        demo_page.show_writing(writing, 3, "expert")
 
 
-def test_a_race_tells_who_won_and_how_it_was_measured(app):
+def test_a_race_tells_who_won_and_how_it_was_measured():
     peer = Lane("bart", "CTranslate2 int8", None, "one two three four", 6, 80.0, (70.0, 95.0), 8)
-    html = app.show_race(LANE, peer, 2)
+    html = demo_page.show_race(LANE, peer, 2)
     shown = Elements(html)
     assert "YAN, 1 step had its answer 4.0 times sooner than bart" in shown.text
     assert "Both on 2 threads" in shown.text
@@ -138,7 +139,7 @@ def test_a_race_tells_who_won_and_how_it_was_measured(app):
     delays = [float(delay) for delay in re.findall(r"animation-delay:([\d.]+)s", html)]
     assert delays == [1.0, 1.0, 2.0, 3.0, 4.0]
     assert re.findall(r"width:([\d.]+)%", html) == ["25.0", "100.0"]
-    lost = Elements(app.show_race(peer, LANE, 1))
+    lost = Elements(demo_page.show_race(peer, LANE, 1))
     assert "YAN, 1 step had its answer 4.0 times sooner than bart" in lost.text
     assert "Both on 1 thread," in lost.text
 
@@ -212,8 +213,8 @@ def test_nothing_comes_from_elsewhere(app, demo):
     page = app.build_app(demo, "yan-e2e", [SOURCE], True)
     assert page.analytics_enabled is False
     assert not app.theme()._stylesheets
-    assert "http" not in app.CSS
-    assert "url(" not in app.CSS
+    assert "http" not in demo_page.CSS
+    assert "url(" not in demo_page.CSS
 
 
 def test_examples_are_those_of_the_card(app, tmp_path):
