@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
+from modeling_yan.common.published_format import published_config
 from modeling_yan.flow_matching_yan import masked_mean, mixture_nll
 
 from ..helpers import ROOT, YAN_E2E, ran, refused, run_process, script_functions, succeeded, tiny_config, tiny_model
@@ -427,5 +428,5 @@ def test_pushed_folder_loads_from_the_hub_with_a_card(tmp_path):
 def test_what_the_published_format_cannot_hold_is_named(changed, named):
     config = tiny_config(**{"intermediate_size": 64, "gate_hidden_size": 16, "length_head": False, **changed})
     with pytest.raises(ValueError, match="published format cannot hold") as error:
-        script_functions(SCRIPT)["published_config"](config)
+        published_config(config)
     assert named in str(error.value)
