@@ -41,7 +41,7 @@ def test_it_reports_every_setting_and_the_ceiling(tmp_path):
     assert "| YAN, length predicted, best of 2 |" in tables
 
 
-def test_encoders_that_are_named_score_every_setting(tmp_path):
+def test_encoders_that_are_named_score_every_setting(mauve_stand_in, tmp_path):
     # BERT's smallest words: what is scored is the way to the packages, not the encoder.
     tiny_bert(tmp_path / "bert", max_position_embeddings=128)
     tokenizer = word_piece_tokenizer()
