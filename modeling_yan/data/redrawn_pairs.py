@@ -47,9 +47,13 @@ class RedrawnPairs(TorchDataset):
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         seed = self.draw.getrandbits(32)
         texts = self.task.render(self.rows[index]["row"], self.tokenizer.mask_token, seed=seed)
-        input_ids = self._read(texts["source"])
-        labels = target_ids(self.tokenizer, [texts["target"]], self.end_id, self.task.max_target_length)[0]
+        input_ids, labels = self.encode(texts["source"], texts["target"])
         return {"input_ids": input_ids, "attention_mask": [1] * len(input_ids), "labels": labels}
+
+    def encode(self, source: str, target: str) -> tuple[list[int], list[int]]:
+        """Ids of a source and labels, cut to the task's lengths."""
+        labels = target_ids(self.tokenizer, [target], self.end_id, self.task.max_target_length)[0]
+        return self._read(source), labels
 
     def _read(self, source: str) -> list[int]:
         return self.tokenizer(source, max_length=self.task.max_source_length, truncation=True)["input_ids"]
