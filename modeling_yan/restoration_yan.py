@@ -122,6 +122,7 @@ def restore(
     max_edit: float | None = 0.4,
     max_word_edit: float | None = 0.7,
     min_confidence: float | None = None,
+    min_spelling_confidence: float | None = 0.7,
     keep: str | re.Pattern | None = OTHER_SIGNS,
     window: int | None = None,
     overlap: int | None = None,
@@ -154,6 +155,8 @@ def restore(
         max_word_edit: the same for a single change, by the longer of both sides.
         min_confidence: between 0 and 1; a window whose mean token (`Piece.confidence`) and a change whose least
             probable token is less probable stays as it was.
+        min_spelling_confidence: the same for a change of letters, not of case, marks and spaces alone; without effect
+            for a model that tells no confidences.
         keep: a regular expression for strings that no change may lose, add or alter. By default signs beyond Latin
             letters and usual punctuation; pass None for a model of another script.
         window: most tokens that the model reads at once, EOS included; by default three quarters of what it has room
@@ -168,7 +171,8 @@ def restore(
     Raises:
         ValueError: for what is no text, limits that are out of range, and a window that the model has no room for.
     """
-    limits = Limits(max_edit, max_word_edit, min_confidence, None if keep is None else re.compile(keep))
+    signs = None if keep is None else re.compile(keep)
+    limits = Limits(max_edit, max_word_edit, min_confidence, min_spelling_confidence, signs)
     if generate_kwargs.get("num_return_sequences") not in (None, 1):
         raise ValueError(
             f"num_return_sequences={generate_kwargs['num_return_sequences']}: a window has one answer; use "
@@ -203,7 +207,7 @@ def _check(model, tokenizer, text, limits: Limits, window, overlap, batch_size) 
     """Window and overlap in tokens."""
     if not isinstance(text, str):
         raise ValueError(f"text is of type {type(text).__name__}: {text!r:.60}; pass one text")
-    for name in ("max_edit", "max_word_edit", "min_confidence"):
+    for name in ("max_edit", "max_word_edit", "min_confidence", "min_spelling_confidence"):
         if getattr(limits, name) is not None:
             share = "a share between 0 and 1, or None for no limit"
             check_number(name, getattr(limits, name), allowed=lambda x: 0 <= x <= 1, expected=share)

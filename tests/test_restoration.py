@@ -338,7 +338,9 @@ def test_what_is_unsure_stays(tokenizer):
 
     text = "where is The station"
     model = FakeModel(tokenizer, lambda source: source.replace("The", "the").replace("where", "There"), score)
-    found = restore(model, tokenizer, text)
+    assert restore(model, tokenizer, text).text == "where is the station"
+    found = restore(model, tokenizer, text, min_spelling_confidence=0.1)
+    assert found == restore(model, tokenizer, text, min_spelling_confidence=None)
     assert found.text == "There is the station"
     first, second = (edit.confidence for edit in found.edits)
     assert first == pytest.approx(0.1353, abs=1e-4)
@@ -369,7 +371,7 @@ def test_a_models_text_depends_neither_on_batches_nor_on_the_call(tokenizer, bla
         model.decoder.lm_head.bias[letters] += 10
     assert model_room(model, tokenizer) == (32 if blanks else 64)
     text = "\n\n".join(" ".join(WORDS[n:]) for n in range(8))
-    free = {"max_edit": None, "max_word_edit": None, "keep": None}
+    free = {"max_edit": None, "max_word_edit": None, "min_spelling_confidence": None, "keep": None}
     found = restore(model, tokenizer, text, **free)
     assert found.edits
     assert all(0 < edit.confidence <= 1 for edit in found.edits)
@@ -387,6 +389,7 @@ def test_a_models_text_depends_neither_on_batches_nor_on_the_call(tokenizer, bla
         ({"max_edit": 2}, "max_edit=2 must be a share between 0 and 1"),
         ({"max_word_edit": -0.1}, "max_word_edit=-0.1 must be"),
         ({"min_confidence": "high"}, "min_confidence='high' must be"),
+        ({"min_spelling_confidence": 7}, "min_spelling_confidence=7 must be"),
         ({"batch_size": 0}, "batch_size=0 must be a whole number above 0"),
         ({"window": 65}, "window=65 must be a whole number from 2 to 64"),
         ({"window": 1}, "window=1 must be"),

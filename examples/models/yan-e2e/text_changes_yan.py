@@ -29,6 +29,7 @@ class Limits:
     max_edit: float | None
     max_word_edit: float | None
     min_confidence: float | None
+    min_spelling_confidence: float | None
     keep: re.Pattern | None
 
 
@@ -133,10 +134,13 @@ def _within(source: str, change: Change, limits: Limits) -> bool:
         before, after = (sorted(match[0] for match in limits.keep.finditer(x)) for x in (source, change.replacement))
         if before != after:
             return False
-    if limits.max_word_edit is None:
-        return True
     letters = [letters_of(x) for x in (source, change.replacement)]
-    return edit_distance(*letters) <= limits.max_word_edit * max(map(len, letters))
+    if letters[0] == letters[1]:
+        return True
+    least = limits.min_spelling_confidence
+    if least is not None and change.confidence is not None and change.confidence < least:
+        return False
+    return limits.max_word_edit is None or edit_distance(*letters) <= limits.max_word_edit * max(map(len, letters))
 
 
 def join_windows(windows: Sequence[Window], answers: Sequence[Answer]) -> list[tuple[int, int]]:
