@@ -44,7 +44,7 @@ def main() -> None:
     trainer = KnownLengthsTrainer(
         model=YanForTokenClassification(config),
         args=training,
-        train_dataset=TaggedTexts(texts, task, tokenizer, training.seed),
+        train_dataset=TaggedTexts(texts, task, tokenizer, seed=training.seed),
         data_collator=DataCollatorForTokenClassification(tokenizer),
         processing_class=tokenizer,
     )

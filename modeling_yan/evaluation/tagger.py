@@ -3,15 +3,12 @@ What people restore punctuation with today: an encoder that gives every word of 
 it. It adds no words and mends none.
 """
 
-import random
 from collections.abc import Sequence
 
 import torch
-from datasets import Dataset
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling_yan.data.tasks import Task
+from modeling_yan.data.redrawn_pairs import RedrawnTexts
 from modeling_yan.words_yan import EDGES, align_words, word_key
 
 CASES = ("lower", "capital", "upper", "kept")
@@ -61,37 +58,16 @@ def apply_labels(source: list[str], labels: Sequence[int]) -> str:
     return " ".join(written)
 
 
-class TaggedTexts(TorchDataset):
-    """
-    Pairs of a task, drawn anew at every access, as ids and the labels of words at their first tokens.
+class TaggedTexts(RedrawnTexts):
+    """Pairs of a task, drawn anew at every access, as ids and the labels of words at their first tokens."""
 
-    Args:
-        rows: columns `source` and `row`, as `task.build` makes them.
-        seed: of all draws.
-
-    Attributes:
-        lengths: tokens of the first draw's sources.
-    """
-
-    def __init__(self, rows: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, seed: int = 0):
-        self.rows = rows.select_columns(["row"])
-        self.task = task
-        self.tokenizer = tokenizer
-        self.draw = random.Random(seed)
-        self.lengths = [len(ids) for ids in tokenizer(list(rows["source"]))["input_ids"]]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        texts = self.task.render(self.rows[index]["row"], seed=self.draw.getrandbits(32))
-        words = texts["source"].split()
-        labels = labels_of(words, texts["target"].split())
+    def encode(self, source: str, target: str) -> tuple[list[int], list[int]]:
+        words = source.split()
         input_ids, first = tokenize_words(words, self.tokenizer, self.task.max_source_length)
         own = [-100] * len(input_ids)
-        for place, label in zip(first, labels):
+        for place, label in zip(first, labels_of(words, target.split())):
             own[place] = label
-        return {"input_ids": input_ids, "attention_mask": [1] * len(input_ids), "labels": own}
+        return input_ids, own
 
 
 def tokenize_words(words: list[str], tokenizer: PreTrainedTokenizerBase, longest: int) -> tuple[list[int], list[int]]:
