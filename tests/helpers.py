@@ -14,7 +14,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -405,6 +407,30 @@ def accelerate_launch() -> list[str]:
     """What starts two processes on a CPU; a script and its arguments follow."""
     config = str(ROOT / "configuration" / "accelerate" / "cpu_2proc.yaml")
     return ["-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", str(free_port())]
+
+
+def run_two_processes(*command, cwd: Path, **options) -> None:
+    """
+    `python command... --options` in two processes over gloo, which must succeed. They get the environment that
+    `accelerate launch` would give them, without a third process that imports torch to start them.
+    """
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    arguments = [sys.executable, *map(str, command), *flags(**options)]
+    with contextlib.ExitStack() as stack:
+        logs, processes = [], []
+        for rank in map(str, range(2)):
+            environment = process_environment(**shared, RANK=rank, LOCAL_RANK=rank, ACCELERATE_USE_CPU="true")
+            logs.append(stack.enter_context(tempfile.TemporaryFile("w+")))
+            process = subprocess.Popen(arguments, cwd=cwd, env=environment, stdout=logs[-1], stderr=subprocess.STDOUT)
+            # A process whose peer has failed would wait for it.
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            processes.append(process)
+        while None in (ended := [process.poll() for process in processes]) and not any(ended):
+            time.sleep(0.05)
+        for log, status in zip(logs, ended, strict=True):
+            log.seek(0)
+            assert not status, "\n".join(log.read().splitlines()[-90:])
 
 
 class Stranger:

@@ -3,11 +3,15 @@
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlparse
+
+import pytest
+from huggingface_hub import constants
 
 from .helpers import process_environment
 
@@ -124,3 +128,16 @@ def hub_on_loopback(cache: Path):
         yield environment, repositories
     finally:
         server.shutdown()
+
+
+@contextmanager
+def used_by_this_process(environment: dict[str, str]) -> Iterator[None]:
+    """
+    Leads this process to the Hub of an environment, as far as a new `HfApi` goes, which is how the package pushes.
+    huggingface_hub's own functions, and with them downloads and Trainer, keep the address that they were imported with.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", environment["HF_ENDPOINT"])
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setenv("HF_TOKEN", environment["HF_TOKEN"])
+        yield

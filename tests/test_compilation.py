@@ -13,8 +13,8 @@ TRACED = CompileConfig(backend="eager")
 
 
 def small_model(**options):
-    """Few layers and steps: what is traced is all of it, and takes seconds a layer and step."""
-    model = tiny_model(**{"encoder_layers": 1, "flow_layers": 2, "cross_attention_layers": [1], **options})
+    """A layer of each kind, two steps: what is traced is all of it, and takes seconds a layer and step."""
+    model = tiny_model(**{"encoder_layers": 1, "flow_layers": 1, "cross_attention_layers": [0], **options})
     model.generation_config.num_inference_steps = 2
     return model
 
@@ -43,17 +43,27 @@ def assert_same(compiled, plain):
 
 
 @pytest.mark.parametrize("mixer", ["attention", "conv_attention", "mamba"])
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_traced_without_breaks_and_with_the_plain_tokens(mixer, side):
+def test_traced_without_breaks_and_with_the_plain_tokens(mixer):
     # Positions of both kinds: from the beginning and on a canvas with blanks in the middle case, from both
     # ends in the others.
     options = {"reverse_positions": True}
     if mixer == "conv_attention":
         options = {"canvas_ratio": 1.5, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}
-    model = small_model(encoder_mixer=mixer, flow_mixer=mixer, **options)
-    ids, mask = source_batch((7, 4, 5), side=side)
-    assert_same(written(model, ids, mask, compile_config=TRACED), written(model, ids, mask))
-    assert len(CompiledFunctions.of(model)) >= 2
+    # With attention to the source and without.
+    layers = {"flow_layers": 2, "cross_attention_layers": [1]}
+    model, graphs = small_model(encoder_mixer=mixer, flow_mixer=mixer, **layers, **options), []
+    for side in ("right", "left"):
+        ids, mask = source_batch((7, 4, 5), side=side)
+        assert_same(written(model, ids, mask, compile_config=TRACED), written(model, ids, mask))
+        graphs.append(len(CompiledFunctions.of(model)))
+    # The same for both sides.
+    assert graphs[0] == graphs[1] >= 2
+
+
+@pytest.fixture(scope="module")
+def of_data():
+    """A model that keeps its graphs from test to test."""
+    return small_model(prediction_type="data")
 
 
 @pytest.mark.parametrize(
@@ -66,14 +76,13 @@ def test_traced_without_breaks_and_with_the_plain_tokens(mixer, side):
         {"target_lengths": [6, 21, 1], "num_inference_steps": 1},
     ],
 )
-def test_every_option_gives_the_plain_tokens(options):
-    model = small_model(prediction_type="data")
+def test_every_option_gives_the_plain_tokens(of_data, options):
     ids, mask = source_batch()
-    assert_same(written(model, ids, mask, compile_config=TRACED, **options), written(model, ids, mask, **options))
+    assert_same(written(of_data, ids, mask, compile_config=TRACED, **options), written(of_data, ids, mask, **options))
 
 
 def test_inductor_gives_the_plain_tokens():
-    model = small_model(flow_layers=1, cross_attention_layers=[0])
+    model = small_model()
     ids, mask = source_batch((7, 4))
     options = {"target_lengths": 5, "num_inference_steps": 2}
     plain = model.generate(ids, mask, generator=seeded(), **options)

@@ -3,7 +3,6 @@ The house: imports run one way, Hub files travel alone, and nothing reaches into
 """
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
@@ -89,14 +88,3 @@ def test_nothing_reaches_into_what_is_private_to_another(path):
         if owner in ("self", "cls") or node.attr in defined | ALLOWED_PRIVATE:
             continue
         raise AssertionError(f"line {node.lineno}: {ast.unparse(node)}")
-
-
-def test_importing_the_package_changes_no_registry_beyond_the_auto_classes(tmp_path):
-    code = (
-        "from transformers import pipelines\n"
-        "before = (dict(pipelines.REMOVED_TASKS), set(pipelines.PIPELINE_REGISTRY.get_supported_tasks()))\n"
-        "import modeling_yan\n"
-        "assert before == (dict(pipelines.REMOVED_TASKS), set(pipelines.PIPELINE_REGISTRY.get_supported_tasks()))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling_yan.data.redrawn_pairs import RedrawnPairs
+from modeling_yan.data.redrawn_pairs import RedrawnTexts
 from modeling_yan.words_yan import EDGES, align_words, word_key
 
 CASES = ("lower", "capital", "upper", "kept")
@@ -58,16 +58,16 @@ def apply_labels(source: list[str], labels: Sequence[int]) -> str:
     return " ".join(written)
 
 
-class TaggedTexts(RedrawnPairs):
+class TaggedTexts(RedrawnTexts):
     """Pairs of a task, drawn anew at every access, as ids and the labels of words at their first tokens."""
 
     def encode(self, source: str, target: str) -> tuple[list[int], list[int]]:
         words = source.split()
         input_ids, first = tokenize_words(words, self.tokenizer, self.task.max_source_length)
-        labels = [-100] * len(input_ids)
+        own = [-100] * len(input_ids)
         for place, label in zip(first, labels_of(words, target.split())):
-            labels[place] = label
-        return input_ids, labels
+            own[place] = label
+        return input_ids, own
 
 
 def tokenize_words(words: list[str], tokenizer: PreTrainedTokenizerBase, longest: int) -> tuple[list[int], list[int]]:

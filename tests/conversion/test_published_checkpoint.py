@@ -12,7 +12,7 @@ from modeling_yan.common.published_format import published_config
 from modeling_yan.flow_matching_yan import masked_mean, mixture_nll
 
 from ..helpers import ROOT, YAN_E2E, ran, refused, run_process, script_functions, succeeded, tiny_config, tiny_model
-from ..hub_server import hub_on_loopback
+from ..hub_server import hub_on_loopback, used_by_this_process
 
 FIXTURES = ROOT / "tests" / "fixtures"
 FIXTURE, MAMBA_FIXTURE = FIXTURES / "yan_transformer.pt", FIXTURES / "yan_mamba.pt"
@@ -407,12 +407,13 @@ print(model(torch.arange(8).view(2, 4)).logits.double().sum().item())
 
 def test_pushed_folder_loads_from_the_hub_with_a_card(tmp_path):
     options = {"checkpoint": FIXTURE, "output_dir": "out", "push_to_hub": "org/yan-tiny"}
-    # The Hub's address is read when huggingface_hub is imported, so that both sides are processes of their own.
     with hub_on_loopback(tmp_path / "cache") as (environment, repositories):
-        succeeded(run_process(ROOT / SCRIPT, cwd=tmp_path, environment=environment, **options))
+        with used_by_this_process(environment):
+            ran(SCRIPT, cwd=tmp_path, **options)
         pushed = repositories["org/yan-tiny"]
         assert {"config.json", "generation_config.json", "model.safetensors", "modeling_yan.py"} <= pushed.keys()
         assert 'from_pretrained("org/yan-tiny", trust_remote_code=True)' in pushed["README.md"].decode()
+        # The address that a download uses is read when huggingface_hub is imported.
         pulled = succeeded(run_process("-c", PULL, cwd=tmp_path, environment=environment))
     local = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").eval()
     assert float(pulled.stdout) == pytest.approx(local(torch.arange(8).view(2, 4)).logits.double().sum().item())

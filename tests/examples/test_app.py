@@ -4,9 +4,9 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib.metadata import version
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -17,8 +17,8 @@ from modeling_yan.evaluation.drafts import Position, Writing, write_with_drafts
 from modeling_yan.evaluation.peers import Lane, read_peer
 from modeling_yan.serving import demo_page
 
-from ..helpers import ROOT, YAN_E2E, refused, run_process, save_tiny_peer, script_functions, succeeded
-from ..hub_server import hub_on_loopback
+from ..helpers import ROOT, YAN_E2E, ran, refused, run_process, save_tiny_peer, script_functions, succeeded
+from ..hub_server import hub_on_loopback, used_by_this_process
 
 APP = "examples/app.py"
 SOURCE = "name[The Vaults], eatType[pub], food[Japanese], area[riverside]"
@@ -147,14 +147,14 @@ def test_a_race_tells_who_won_and_how_it_was_measured():
 # What the buttons do
 
 
-def test_writing_shows_every_step_and_the_text_of_the_model(demo, yan):
+def test_writing_shows_every_step_and_the_text_of_the_model(app, demo, yan):
     shown = list(demo.write(SOURCE, 2, 0, "expert"))
     assert len(shown) == 3
     assert all(writing.text == write_with_drafts(*yan, SOURCE, steps=2).text for _, writing in shown)
     assert shown[-1][1].text in Elements(shown[-1][0]).text
     assert demo.recolor(shown[-1][1], "confidence") != shown[-1][0]
     assert "by-confidence" in demo.recolor(shown[-1][1], "confidence")
-    assert demo.recolor(None, "confidence") == gr.skip()
+    assert demo.recolor(None, "confidence") == app.gr.skip()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_selected_words_become_masks(demo, yan):
 def test_tabs_are_there_where_they_make_sense(app, demo, yan):
     def tabs(*arguments) -> list[str]:
         page = app.build_app(*arguments)
-        return [block.label for block in page.blocks.values() if isinstance(block, gr.Tab)]
+        return [block.label for block in page.blocks.values() if isinstance(block, app.gr.Tab)]
 
     assert tabs(app.Demo(*yan), "yan-e2e") == ["Write"]
     assert tabs(demo, "yan-e2e", [SOURCE]) == ["Write", "Race"]
@@ -272,22 +272,22 @@ runpy.run_path("app.py", run_name="__main__")
 def test_the_space_is_whole_and_reaches_the_hub(tmp_path):
     save_tiny_peer(tmp_path / "tiny-bart")
     with hub_on_loopback(tmp_path / "cache") as (environment, repositories):
-        command = [ROOT / APP, "--infilling"]
         options = {
             "baseline": "tiny-bart",
             "baseline_compute_type": "int8",
             "export_space": "space",
             "push_space": "org/yan",
         }
-        done = succeeded(run_process(*command, cwd=tmp_path, environment=environment, **options))
-        assert done.stdout.splitlines() == ["a Space is in space", "and on the Hub as org/yan"]
+        with used_by_this_process(environment):
+            shown = ran(APP, "--infilling", cwd=tmp_path, **options)
+        assert shown.splitlines() == ["a Space is in space", "and on the Hub as org/yan"]
     space = tmp_path / "space"
     files = {str(path.relative_to(space)): path.read_bytes() for path in space.rglob("*") if path.is_file()}
     assert repositories["spaces/org/yan"] == files
     assert not any("__pycache__" in name for name in files)
     card = ModelCard.load(space / "README.md", repo_type="space").data.to_dict()
     assert card["sdk"] == "gradio"
-    assert card["sdk_version"] == gr.__version__
+    assert card["sdk_version"] == version("gradio")
     assert card["python_version"] == "3.12"
     assert (space / card["app_file"]).read_bytes() == (ROOT / APP).read_bytes()
     assert len(card["short_description"]) <= 60

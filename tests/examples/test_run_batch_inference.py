@@ -16,12 +16,10 @@ from ..helpers import (
     ROOT,
     TEXTS,
     YAN_E2E,
-    accelerate_launch,
     copies,
     ran,
     refused,
-    run_process,
-    succeeded,
+    run_two_processes,
     tiny_model,
 )
 
@@ -44,8 +42,7 @@ def test_it_resumes_and_does_not_depend_on_batches_or_processes(tmp_path):
     printed = ran(SCRIPT, cwd=tmp_path, batch_size=7, output_dir="answers", **options)
     assert any(f"{rows} were there" in printed for rows in (7, 14, 21))
     assert shard.read_bytes() == whole
-    script = ROOT / SCRIPT
-    succeeded(run_process(*accelerate_launch(), script, cwd=tmp_path, batch_size=30, output_dir="two", **options))
+    run_two_processes(ROOT / SCRIPT, cwd=tmp_path, batch_size=30, output_dir="two", **options)
     shards = sorted((tmp_path / "two").glob("*.jsonl"))
     assert [path.name for path in shards] == ["answers-00000-of-00002.jsonl", "answers-00001-of-00002.jsonl"]
     both = {row["index"]: row for path in shards for row in map(json.loads, path.read_text().splitlines())}

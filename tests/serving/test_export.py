@@ -5,7 +5,7 @@ import torch
 
 from modeling_yan.serving.export import CanvasGraph, EncoderGraph, check_exportable, compare, example_inputs, export
 
-from ..helpers import refused, seeded, source_batch, tiny_model
+from ..helpers import refused, tiny_model
 
 pytest.importorskip("onnxscript")
 
@@ -46,36 +46,6 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
     )
 
 
-def test_int8_rounds_the_weights_of_products_and_writes_nearly_the_models_tokens(tmp_path):
-    from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
-
-    onnx = pytest.importorskip("onnx")
-    model = tiny_model(**SIZES)
-    export(model, tmp_path, steps=[1], int8=True)
-    operators = [node.op_type for node in onnx.load(tmp_path / "canvas_1_step.onnx").graph.node]
-    assert "MatMulInteger" in operators
-    assert "MatMul" not in operators
-    assert operators.count("MultiHeadAttention") == 3
-    graphs = YanOrtForConditionalGeneration.from_pretrained(tmp_path)
-    ids, mask = source_batch((13, 1, 6, 2))
-    options = {"num_inference_steps": 1, "target_lengths": 30, "return_dict_in_generate": True, "eos_token_id": None}
-    found, expected = (m.generate(ids, mask, generator=seeded(), **options) for m in (graphs, model))
-    assert (found.sequences == expected.sequences).float().mean() > 0.8
-    torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, atol=0.05, rtol=0.05)
-
-
 def test_int8_is_for_onnx(tmp_path):
     with pytest.raises(ValueError, match="--int8 is for --format onnx, not pt2"):
         export(tiny_model(**SIZES), tmp_path, "pt2", int8=True)
-
-
-def test_a_graph_holds_fused_attention_and_each_tokens_own_expert(tmp_path):
-    onnx = pytest.importorskip("onnx")
-    export(tiny_model(**SIZES, flow_mixer="conv_attention"), tmp_path, steps=[2])
-    operators = [node.op_type for node in onnx.load(tmp_path / "canvas_2_steps.onnx").graph.node]
-    # Two layers in two steps: attention to the canvas, and in one of them to the source.
-    assert operators.count("MultiHeadAttention") == 2 * 3
-    assert operators.count("Conv") == 2 * 2
-    # Which tokens are an expert's is found once.
-    assert operators.count("NonZero") == 3
-    assert "Softmax" not in operators

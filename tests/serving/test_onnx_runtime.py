@@ -15,6 +15,7 @@ from ..helpers import TEXTS, WITH_BLANKS, YAN_E2E, ran, refused, seeded, source_
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+from modeling_yan.serving.export import export  # noqa: E402
 from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration  # noqa: E402
 
 SCRIPT = "conversion/export_yan.py"
@@ -42,8 +43,9 @@ MODELS = {
     "mamba": {"encoder_mixer": "mamba", "flow_mixer": "mamba"},
     **{name: {"encoder_config": config.to_dict()} for name, config in HOSTED.items()},
 }
-# One export shows a hosted encoder, a single expert and blanks, the other three experts and positions from both ends.
-MODELS["bert"] |= {**WITH_BLANKS, "num_experts": 1}
+# One export shows a hosted encoder, a single expert, blanks and predicted data, the other three experts, positions from
+# both ends and velocities.
+MODELS["bert"] |= {**WITH_BLANKS, "num_experts": 1, "prediction_type": "data"}
 MODELS["joint flow"] = {
     "encoder_config": HOSTED["bert"].to_dict(),
     "flow_from_encoder": True,
@@ -58,10 +60,11 @@ SLOW = [
 
 @pytest.fixture(scope="module", params=["attention", "bert", *SLOW])
 def exported(request, tmp_path_factory):
-    """A model, and the graphs of it in one and in three steps."""
+    """A model of two steps, and the graphs of it in one and in two."""
     tokenizer = train_tokenizer(TEXTS * 20, 300, 32)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "mask")}
     model = tiny_model(vocab_size=len(tokenizer), **ids, **{**SIZES, **MODELS[request.param]})
+    model.generation_config.num_inference_steps = 2
     folder = tmp_path_factory.mktemp("models")
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -71,14 +74,17 @@ def exported(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory):
-    """Graphs in one step of the smallest model, as a folder."""
-    from modeling_yan.serving.export import export
+def rounded(tmp_path_factory):
+    """The smallest model, and a folder with graphs of it in one step, their weights rounded to int8."""
+    model, folder = tiny_model(**SIZES), tmp_path_factory.mktemp("graphs")
+    export(model, folder, steps=[1], int8=True)
+    return model, folder
 
-    folder = tmp_path_factory.mktemp("graphs")
-    model = tiny_model(**SIZES)
-    export(model, folder, steps=[1])
-    return folder
+
+@pytest.fixture
+def graphs(rounded):
+    """A folder with graphs in one step."""
+    return rounded[1]
 
 
 def test_documents_are_restored_as_by_the_model(exported):
@@ -157,6 +163,36 @@ def test_saved_graphs_are_what_they_were(exported, tmp_path):
     assert torch.equal(again.generate(ids, mask, generator=seeded()), model.generate(ids, mask, generator=seeded()))
 
 
+@pytest.mark.parametrize("exported", ["attention"], indirect=True)
+def test_a_graph_holds_fused_attention_and_each_tokens_own_expert(exported):
+    onnx = pytest.importorskip("onnx")
+    _, graphs = exported
+    operators = [node.op_type for node in onnx.load(graphs.folder / "canvas_2_steps.onnx").graph.node]
+    # Two layers in two steps: attention to the canvas, and in one of them to the source.
+    assert operators.count("MultiHeadAttention") == 2 * 3
+    assert operators.count("Conv") == 2 * 2
+    # Which tokens are an expert's is found once.
+    assert operators.count("NonZero") == 3
+    assert "Softmax" not in operators
+
+
+def test_int8_rounds_the_weights_of_products_and_writes_nearly_the_models_tokens(rounded):
+    onnx = pytest.importorskip("onnx")
+    model, folder = rounded
+    operators = [node.op_type for node in onnx.load(folder / "canvas_1_step.onnx").graph.node]
+    assert "MatMulInteger" in operators
+    assert "MatMul" not in operators
+    assert operators.count("MultiHeadAttention") == 3
+    graphs = YanOrtForConditionalGeneration.from_pretrained(folder)
+    ids, mask = source_batch((13, 1, 6, 2))
+    options = {"num_inference_steps": 1, "target_lengths": 30, "return_dict_in_generate": True, "eos_token_id": None}
+    found, expected = (m.generate(ids, mask, generator=seeded(), **options) for m in (graphs, model))
+    assert (found.sequences == expected.sequences).float().mean() > 0.8
+    torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, atol=0.05, rtol=0.05)
+
+
+# Its layers are those of the models above, and more of them.
+@pytest.mark.slow
 def test_the_shipped_models_graphs_write_its_texts(tmp_path):
     ran("modeling_yan/cli.py", "export", cwd=tmp_path, model=YAN_E2E, output_dir="onnx", steps=1)
     graphs = YanOrtForConditionalGeneration.from_pretrained(tmp_path / "onnx")

@@ -13,7 +13,7 @@ from modeling_yan import YanForConditionalGeneration
 from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.training.checkpoints import last_complete_checkpoint
 
-from ..helpers import ON_CPU, ROOT, TEXTS, accelerate_launch, run_process, succeeded
+from ..helpers import ON_CPU, ROOT, TEXTS, accelerate_launch, run_process, run_two_processes, succeeded
 from .two_processes import WRAPPED, build, run_jobs
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
@@ -37,7 +37,7 @@ def run_in_one_and_two_processes(folder: Path, jobs: dict[str, dict]) -> Path:
         [{**job, "output": str(folder / count / name)} for name, job in jobs.items()] for count in ("one", "two")
     )
     run_jobs(one)
-    succeeded(run_process(*accelerate_launch(), SCRIPT, json.dumps(two), cwd=folder))
+    run_two_processes(SCRIPT, json.dumps(two), cwd=folder)
     return folder
 
 

@@ -1,4 +1,7 @@
-"""Nothing that users do with a model ends in a warning that its code causes: no name that libraries are giving up."""
+"""
+A process that has imported nothing before: the package changes no registry of pipelines, and nothing that users do with
+a model ends in a warning that its code causes, of a name that libraries are giving up.
+"""
 
 import json
 import os
@@ -6,9 +9,21 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from .helpers import ROOT, YAN_E2E
 
-# The main path in a process of its own, where nothing has been imported, and no warning given, before.
+REGISTRIES = """
+    from transformers import pipelines
+
+    def registries():
+        return dict(pipelines.REMOVED_TASKS), set(pipelines.PIPELINE_REGISTRY.get_supported_tasks())
+
+    before = registries()
+    import modeling_yan
+    outcome["registries_changed"] = registries() != before
+"""
+# What users do.
 MAIN_PATH = f"""
     import torch
     from datasets import Dataset
@@ -47,6 +62,7 @@ RECORD = """
     import json, sys, traceback, warnings
 
     found = []
+    outcome = {"warnings": found}
 
     def record(message, category, filename, lineno, file=None, line=None):
         if issubclass(category, FutureWarning | DeprecationWarning | PendingDeprecationWarning):
@@ -61,10 +77,13 @@ RECORD = """
 """
 
 
-def warned(code: str, folder) -> list[str]:
-    """Warnings of names given up that running this code in a process of its own ends in and that our code causes."""
-    report = '\n    print("FOUND", json.dumps(found))\n'
-    script = textwrap.dedent(RECORD) + textwrap.dedent(code) + textwrap.dedent(report)
+def outcome_of(*codes: str, folder) -> dict:
+    """
+    What running these pieces of code in a process of its own left in `outcome`: under "warnings" those of names given
+    up that our code causes.
+    """
+    report = 'print("FOUND", json.dumps(outcome))'
+    script = "\n".join(textwrap.dedent(code) for code in (RECORD, *codes, report))
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, env=environment(), timeout=280
     )
@@ -77,12 +96,21 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "always"}
 
 
-def test_loading_writing_training_and_saving_cause_no_warning_of_names_given_up(tmp_path):
-    assert warned(MAIN_PATH, tmp_path) == []
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory) -> dict:
+    return outcome_of(REGISTRIES, MAIN_PATH, folder=tmp_path_factory.mktemp("fresh"))
+
+
+def test_importing_the_package_changes_no_registry_beyond_the_auto_classes(outcome):
+    assert outcome["registries_changed"] is False
+
+
+def test_loading_writing_training_and_saving_cause_no_warning_of_names_given_up(outcome):
+    assert outcome["warnings"] == []
 
 
 def test_a_warning_that_our_code_causes_would_be_seen(tmp_path):
     (tmp_path / "old_yan.py").write_text("import warnings\ndef old():\n    warnings.warn('old name', FutureWarning)\n")
     code = "import sys\nsys.path.insert(0, '.')\nimport old_yan\nold_yan.old()\n"
-    (found,) = warned(code, tmp_path)
+    (found,) = outcome_of(code, folder=tmp_path)["warnings"]
     assert "old name" in found
