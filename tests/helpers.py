@@ -48,8 +48,8 @@ E2E_DATA = ROOT / "examples" / "data" / "e2e_nlg"
 VOCAB_SIZE = 53
 # Short texts to train a tokenizer on, and to answer each other with.
 TEXTS = ["a cheap pub near the river", "an expensive restaurant", "the Vaults", "kid friendly coffee in the centre"]
-# Options of every training script.
-ON_CPU = {"use_cpu": True, "report_to": "none"}
+# Options of every training script. The precision is named: to measure which is faster takes seconds in each process.
+ON_CPU = {"use_cpu": True, "bf16": False, "report_to": "none"}
 # Loss terms that are not defined on a canvas with blanks.
 WITH_BLANKS = {"canvas_ratio": 2.0, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}
 

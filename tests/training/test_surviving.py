@@ -51,7 +51,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
         "disable_tqdm": "True",
         **ON_CPU,
     }
-    ran(SCRIPT, cwd=tmp_path, output_dir="whole", **{**options, "save_steps": options["max_steps"]})
+    ran(SCRIPT, cwd=tmp_path, output_dir="whole", **options)
     killed, deadline = tmp_path / "killed", time.monotonic() + 120
     command = [sys.executable, SCRIPT, *flags(output_dir="killed", **options)]
     with (tmp_path / "log.txt").open("w") as log:
