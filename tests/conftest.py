@@ -9,6 +9,8 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 # Before torch is imported, here and in the processes that tests start: tiny models gain nothing from more threads, and
 # `make test` has as many workers as there are cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Inductor would start a process for each core, which imports torch.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 if "ATEN_CPU_CAPABILITY" in os.environ:
     # The cache of compiled graphs does not know for which instructions they were made.
     cache = Path(tempfile.gettempdir(), f"torchinductor-{os.environ['ATEN_CPU_CAPABILITY']}")
