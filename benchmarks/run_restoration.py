@@ -72,7 +72,7 @@ def yan_systems(folder: str, longest: int) -> dict[str, Restorer]:
     options = {"num_inference_steps": 1}
     systems = {
         "YAN": yan_restorer(model, tokenizer, longest, **options),
-        "YAN, restore()": checked_restorer(model, tokenizer),
+        "YAN, restore()": checked_restorer(model, tokenizer, **options),
     }
     for precision in ("float32", "int8"):
         with tempfile.TemporaryDirectory() as graphs:

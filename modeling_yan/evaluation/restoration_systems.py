@@ -49,9 +49,9 @@ def yan_restorer(model, tokenizer: PreTrainedTokenizerBase, longest: int, **opti
     return write
 
 
-def checked_restorer(model, tokenizer: PreTrainedTokenizerBase) -> Restorer:
-    """What `restore` keeps of a YAN's answers, by its defaults."""
-    return lambda texts: [restore(model, tokenizer, text).text for text in texts]
+def checked_restorer(model, tokenizer: PreTrainedTokenizerBase, **options) -> Restorer:
+    """What `restore` keeps of a YAN's answers, by its defaults; `options` are of `generate()`."""
+    return lambda texts: [restore(model, tokenizer, text, **options).text for text in texts]
 
 
 def tagger_restorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> Restorer:
