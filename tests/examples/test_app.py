@@ -285,6 +285,7 @@ def test_the_space_is_whole_and_reaches_the_hub(tmp_path):
     files = {str(path.relative_to(space)): path.read_bytes() for path in space.rglob("*") if path.is_file()}
     assert repositories["spaces/org/yan"] == files
     assert not any("__pycache__" in name for name in files)
+    assert files["LICENSE"] == (ROOT / "LICENSE").read_bytes()
     card = ModelCard.load(space / "README.md", repo_type="space").data.to_dict()
     assert card["sdk"] == "gradio"
     assert card["sdk_version"] == version("gradio")
