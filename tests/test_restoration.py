@@ -348,7 +348,9 @@ def test_what_is_unsure_stays(tokenizer):
     assert 0.5 < found.pieces[0].confidence < 0.9048
     assert restore(model, tokenizer, text, min_confidence=0.2).text == "where is the station"
     # Case alone asks for no more than min_confidence.
-    shouting = FakeModel(tokenizer, lambda source: source.replace("where", "There").replace("station", "STATION"), score)
+    shouting = FakeModel(
+        tokenizer, lambda source: source.replace("where", "There").replace("station", "STATION"), score
+    )
     assert restore(shouting, tokenizer, "where is the station").text == "where is the STATION"
     unsure = restore(model, tokenizer, text, min_confidence=0.91)
     assert (unsure.text, unsure.pieces[0].kept) == (text, "min_confidence")
