@@ -60,7 +60,7 @@ def written_texts(model, source: torch.Tensor, positions: int, noise: torch.Tens
     condition = model.model.condition(positions, canvas, model.encode_source(source)[0], None)
     with torch.no_grad():
         states = model.solve(noise[:, :positions], condition, uniform[:, :positions], options.sampling)
-        logits = model.decoder(states)[0]
+        logits = model.decoder(states, model.copied_ids(positions, source, None))[0]
     held = [0, *WRITABLE] if blanks else WRITABLE
     probs = torch.zeros_like(logits)
     probs[:, held] = logits[:, held].softmax(-1)

@@ -1,10 +1,12 @@
 """Canvases whose positions belong to the tokens of the source (`length_head="source"`)."""
 
+import math
+
 import pytest
 import torch
 
-from modeling_yan import YanConfig, YanForConditionalGeneration
-from modeling_yan.canvas_yan import source_indices
+from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
+from modeling_yan.canvas_yan import copied_tokens, source_indices
 
 from .helpers import VOCAB_SIZE, WITH_BLANKS, seeded, source_batch, target_labels, tiny_config, tiny_model
 
@@ -27,6 +29,19 @@ def test_positions_belong_to_tokens_in_their_order(side, ratio):
         assert own[row].tolist() == expected
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("ratio", [1.5, 2.0])
+def test_each_token_is_copied_once(side, ratio):
+    ids, mask = source_batch((7, 4, 1), side=side)
+    copied = copied_tokens(14, ratio, ids, mask, blank=0)
+    for row, length in enumerate((7, 4, 1)):
+        assert copied[row, : math.ceil(ratio * length)].tolist() == [
+            ids[row][mask[row].bool()][int(j / ratio)].item() if j == math.ceil(ratio * int(j / ratio)) else 0
+            for j in range(math.ceil(ratio * length))
+        ]
+        assert not copied[row, math.ceil(ratio * length) :].any()
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_new_model_copies_its_source(tied):
     torch.manual_seed(0)
@@ -36,8 +51,11 @@ def test_a_new_model_copies_its_source(tied):
     model = YanForConditionalGeneration(config).eval()
     ids = torch.randint(4, VOCAB_SIZE, (8, 12), generator=seeded())
     logits = model(ids, decoder_attention_mask=torch.ones(8, 24)).logits
-    copied = logits.argmax(-1) == ids.repeat_interleave(2, 1)
-    assert copied.float().mean() > 0.8
+    assert (logits[:, ::2].argmax(-1) == ids).float().mean() > 0.95
+    # Without the bias every position gives its token back, so that this is the states' doing.
+    torch.nn.init.zeros_(model.decoder.copy_head.bias)
+    logits = model(ids, decoder_attention_mask=torch.ones(8, 24)).logits
+    assert (logits.argmax(-1) == ids.repeat_interleave(2, 1)).float().mean() > 0.8
     assert (model.decoder.lm_head.weight is model.get_input_embeddings().weight) == tied
 
 
@@ -76,6 +94,39 @@ def test_gradients_reach_the_source_through_the_canvas():
     ids, mask = source_batch((7, 4, 5))
     model(ids, mask, target_labels((6, 3, 5)), generator=seeded()).loss.backward()
     assert model.model.encoder.layers[0].feed_forward.up_proj.weight.grad.norm() > 0
+
+
+def test_the_bias_towards_the_source_is_that_of_its_formula():
+    model = tiny_model(**FROM_SOURCE).eval()
+    torch.nn.init.normal_(model.decoder.copy_head.weight, generator=seeded())
+    ids, mask = source_batch((7, 4, 5))
+    states = torch.randn(3, 14, 16, generator=seeded())
+    copied = model.copied_ids(14, ids, mask)
+    bias = model.decoder.copy_head(states)
+    expected = model.decoder.lm_head(states) + bias * torch.nn.functional.one_hot(copied, VOCAB_SIZE)
+    assert torch.allclose(model.decoder.logits(states, copied), expected, atol=1e-6)
+    model.train()(ids, mask, target_labels((6, 3, 5)), generator=seeded()).loss.backward()
+    assert model.decoder.copy_head.bias.grad.abs() > 0
+
+
+def test_without_ids_there_is_nothing_to_copy(model):
+    ids, mask = source_batch((7, 4, 5))
+    embeds = model.get_input_embeddings()(ids)
+    encoded = model.get_encoder()(ids, mask)
+    for given in ({"inputs_embeds": embeds}, {"encoder_outputs": encoded}):
+        with pytest.raises(ValueError, match="input_ids are missing"):
+            model.generate(attention_mask=mask, **given)
+        with pytest.raises(ValueError, match="input_ids are missing"):
+            model(attention_mask=mask, **given)
+    written = model.generate(ids, mask, encoder_outputs=encoded, generator=seeded())
+    assert torch.equal(written, model.generate(ids, mask, generator=seeded()))
+
+
+def test_an_autoencoder_of_the_same_config_copies_nothing(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    _, report = YanForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["unexpected_keys"]
+    assert not report["missing_keys"]
 
 
 def test_what_is_saved_loads(model, tmp_path):

@@ -237,7 +237,8 @@ def plain_answers(model, source: torch.LongTensor, length: int, steps: int, seed
     lengths = [canvas] * len(source)
     x_0, uniform = draw_noise(seeds, lengths, 1, config.hidden_size, std=config.prior_std, device=source.device)
     condition = model.model.condition(canvas, None, model.get_encoder()(source).last_hidden_state, None)
-    logits = model.decoder(model.solve_plain(x_0[:, 0], condition, uniform[0][:, 0], options))
+    latents = model.solve_plain(x_0[:, 0], condition, uniform[0][:, 0], options)
+    logits = model.decoder(latents, model.copied_ids(canvas, source, None))
     ids = model.writable_logits(logits).argmax(-1)
     if config.canvas_ratio > 1:
         ids = ctc_collapse(ids, None, config.pad_token_id, config.pad_token_id)

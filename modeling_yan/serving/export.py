@@ -70,7 +70,7 @@ class CanvasGraph(nn.Module):
         self.solver = solver
         self.register_buffer("time_grid", time_grid(steps, shift=time_shift), persistent=False)
 
-    def forward(self, x_0, uniform, argmax_experts, states, attention_mask, canvas_mask, token_bias):
+    def forward(self, x_0, uniform, argmax_experts, states, attention_mask, canvas_mask, token_bias, copied_ids=None):
         condition = self.model.canvas_condition(x_0.shape[1], states, attention_mask, canvas_mask)
 
         def choose(gate: torch.Tensor) -> torch.Tensor:
@@ -79,7 +79,8 @@ class CanvasGraph(nn.Module):
         latents, _ = self.model.model.flow.solve(x_0, condition, choose, time_grid=self.time_grid, solver=self.solver)
         # Flat, so that the bias of the largest product is added inside of it.
         decoder = self.model.decoder
-        logits = decoder.lm_head(decoder.states(latents).flatten(0, 1))
+        copied_ids = None if copied_ids is None else copied_ids.flatten()
+        logits = decoder.logits(decoder.states(latents).flatten(0, 1), copied_ids)
         ids = (logits + token_bias).argmax(-1)
         log_probs = logits.log_softmax(-1).gather(-1, ids.unsqueeze(-1))
         return ids.view(uniform.shape), log_probs.view(uniform.shape)
@@ -129,10 +130,12 @@ def example_inputs(model: YanForConditionalGeneration, rows: int, source: int, c
     config = model.config
     attention_mask, canvas_mask = torch.ones(rows, source, dtype=torch.long), torch.ones(rows, canvas, dtype=torch.long)
     attention_mask[-1, source // 2 :], canvas_mask[-1, canvas // 2 :] = 0, 0
+    input_ids = torch.randint(config.vocab_size, (rows, source), generator=generator)
+    copied_ids = model.copied_ids(canvas, input_ids, attention_mask)
     states, x_0 = (torch.randn(rows, length, config.hidden_size, generator=generator) for length in (source, canvas))
     return {
         ENCODER: {
-            "input_ids": torch.randint(config.vocab_size, (rows, source), generator=generator),
+            "input_ids": input_ids,
             "attention_mask": attention_mask,
         },
         "canvas": {
@@ -143,6 +146,7 @@ def example_inputs(model: YanForConditionalGeneration, rows: int, source: int, c
             "attention_mask": attention_mask,
             "canvas_mask": canvas_mask,
             "token_bias": model.token_bias(model.generation_options().sampling),
+            **({} if copied_ids is None else {"copied_ids": copied_ids}),
         },
     }
 
@@ -157,7 +161,7 @@ def dynamic_shapes(inputs: dict, longest: int) -> dict:
     """Batch and lengths free; inputs of the same kind share theirs."""
     batch, source, canvas = Dim("batch"), Dim("source_length", max=longest), Dim("canvas_length", max=longest)
     sizes = {name: {0: batch, 1: source} for name in ("input_ids", "attention_mask", "states")}
-    sizes |= {name: {0: batch, 1: canvas} for name in ("x_0", "uniform", "canvas_mask")}
+    sizes |= {name: {0: batch, 1: canvas} for name in ("x_0", "uniform", "canvas_mask", "copied_ids")}
     return {name: sizes.get(name, {}) for name in inputs}
 
 

@@ -157,6 +157,7 @@ class YanOrtForConditionalGeneration(YanGenerationMixin):
         source: torch.Tensor,
         source_mask: torch.Tensor | None,
         canvas_mask: torch.Tensor | None,
+        copied_ids: torch.LongTensor | None,
         options: SamplingOptions,
         on_draft=None,
     ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor, None]:
@@ -176,6 +177,7 @@ class YanOrtForConditionalGeneration(YanGenerationMixin):
             attention_mask=(source_mask if repeats == 1 else source_mask.repeat_interleave(repeats, 0)).long(),
             canvas_mask=mask.long(),
             token_bias=self.token_bias(options),
+            **({} if copied_ids is None else {"copied_ids": copied_ids}),
         )
         return *self.read_positions(ids, log_probs, canvas_mask, options), None
 
