@@ -54,6 +54,24 @@ def source_indices(length: int, ratio: float, source: Tensor, mask: Tensor | Non
     return torch.minimum(tokens.unsqueeze(0), last) + first
 
 
+def copied_tokens(length: int, ratio: float, ids: Tensor, mask: Tensor | None, blank: int) -> Tensor:
+    """
+    What each position of such a canvas holds where the source is written unchanged: the first position of a token that
+    token, the others of it the blank.
+
+    Args:
+        length: positions of the canvas, L.
+        ids: source (B, Lx), and `mask` (B, Lx), 1 at tokens; None where every position is a token.
+
+    Returns:
+        Ids (B, L).
+    """
+    indices = source_indices(length, ratio, ids, mask)
+    first = torch.ones_like(indices, dtype=torch.bool)
+    first[:, 1:] = indices[:, 1:] != indices[:, :-1]
+    return ids.gather(1, indices).masked_fill(~first, blank)
+
+
 def target_canvas(
     labels: Tensor,
     ratio: float,

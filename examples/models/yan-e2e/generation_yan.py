@@ -53,6 +53,7 @@ class Sources:
     Args:
         states: (B, Lx, d).
         mask: (B, Lx); None where every position is a token.
+        input_ids: (B, Lx), where they are known.
         seeds: one per row, behind all of its draws.
         lengths: candidate canvas lengths (B, candidates), the most probable first.
         prior_noise: given instead of drawn, (B, [priors,] L, d).
@@ -60,6 +61,7 @@ class Sources:
 
     states: torch.Tensor
     mask: torch.Tensor | None
+    input_ids: torch.LongTensor | None
     seeds: list[int]
     lengths: torch.LongTensor
     prior_noise: torch.Tensor | None = None
@@ -71,6 +73,7 @@ class Sources:
         return Sources(
             states=self.states[rows],
             mask=None if self.mask is None else self.mask[rows],
+            input_ids=None if self.input_ids is None else self.input_ids[rows],
             seeds=[self.seeds[row] for row in rows.tolist()],
             lengths=self.lengths[rows],
             prior_noise=None if self.prior_noise is None else self.prior_noise[rows],
@@ -178,7 +181,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         8. Cut after EOS, pad, return.
 
         Args:
-            input_ids: sources (B, Lx), padded on either side; or `inputs_embeds` (B, Lx, d), or `encoder_outputs`.
+            input_ids: sources (B, Lx), padded on either side; or `inputs_embeds` (B, Lx, d), or `encoder_outputs`. With
+                `config.length_head="source"` answers copy from `input_ids`, which are needed then.
             attention_mask: (B, Lx), 1 at tokens.
             generation_config: options, see below; any of them can be given as a keyword argument.
             streamer: gets the final ids by `put` (batch size 1); each step's draft by `put_draft` if it has it.
@@ -241,8 +245,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         lengths = self._canvas_lengths(options, states, mask, length_logits, target_lengths, prior_noise)
         # 5. to 7.
         seeds = row_seeds(input_ids, attention_mask, len(states), generator)
-        sources = Sources(states, mask, seeds, lengths, prior_noise)
-        written = self._write_rows(sources, options, self._draft_writer(streamer, lengths, options))
+        sources = Sources(states, mask, input_ids, seeds, lengths, prior_noise)
+        written = self._write_rows(sources, options, self._draft_writer(streamer, sources, options))
         # 8. A canvas with blanks may hold more tokens than were asked for.
         row_lengths = written.lengths.flatten()
         most = row_lengths if self.config.canvas_ratio == 1 else row_lengths.clamp(max=options.longest)
@@ -270,6 +274,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         name = next((name for name, value in given.items() if value is not None), None)
         if name is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("pass input_ids (or one of inputs_embeds and encoder_outputs)")
+        # Raises where the ids are needed.
+        self.copied_ids(1, input_ids, None)
         states = given[name] if name != "encoder_outputs" or torch.is_tensor(encoder_outputs) else encoder_outputs[0]
         if name == "input_ids":
             check_token_ids(name, states, self.config.vocab_size)
@@ -365,14 +371,15 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         logits = length_logits[:, shortest - 1 : longest]
         return logits.topk(min(options.num_length_candidates, logits.shape[1]), dim=1).indices + shortest
 
-    def _draft_writer(self, streamer, lengths: torch.LongTensor, options: GenerationOptions):
+    def _draft_writer(self, streamer, sources: Sources, options: GenerationOptions):
         """What is called with each step's endpoint, where a streamer wants drafts."""
         if streamer is None or not hasattr(streamer, "put_draft"):
             return None
 
         def write(latents: torch.Tensor) -> None:
-            ids, *_ = self.decode_latents(latents[:1])
-            positions = text_positions(ids, lengths[0, :1], options)
+            copied_ids = self.copied_ids(latents.shape[1], sources.input_ids, sources.mask)
+            ids, *_ = self.decode_latents(latents[:1], copied_ids=copied_ids)
+            positions = text_positions(ids, sources.lengths[0, :1], options)
             streamer.put_draft(value=take_positions(ids, positions, options.pad_token_id)[0].cpu())
 
         return write
@@ -413,15 +420,18 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         x_0 = x_0.unsqueeze(2).expand(-1, -1, num_lengths, -1, -1).flatten(0, 2)
         uniform = uniform.unsqueeze(3).expand(-1, -1, -1, num_lengths, -1).flatten(1, 3)
         lengths = sources.lengths.unsqueeze(1).expand(-1, priors, -1).flatten()
+        copied_ids = self.copied_ids(max(longest), sources.input_ids, sources.mask)
+        if copied_ids is not None:
+            copied_ids = copied_ids.repeat_interleave(priors * num_lengths, 0)
         # 6. and 7.
         if options.compile_options is not None and on_draft is None:
-            ids, scores, log_probs, states = self._write_compiled(x_0, uniform, sources, lengths, options)
+            ids, scores, log_probs, states = self._write_compiled(x_0, uniform, sources, lengths, copied_ids, options)
         else:
             canvas_mask = None
             if num_lengths > 1 or min(longest) < max(longest):
                 canvas_mask = length_mask(lengths, max(longest))
             ids, scores, log_probs, states = self.write_canvas(
-                x_0, uniform, sources.states, sources.mask, canvas_mask, options.sampling, on_draft
+                x_0, uniform, sources.states, sources.mask, canvas_mask, copied_ids, options.sampling, on_draft
             )
         if priors * num_lengths == 1:
             shape = (batch_size, 1)
@@ -454,7 +464,13 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         )
 
     def _write_compiled(
-        self, x_0: torch.Tensor, uniform: torch.Tensor, sources: Sources, lengths: torch.LongTensor, options
+        self,
+        x_0: torch.Tensor,
+        uniform: torch.Tensor,
+        sources: Sources,
+        lengths: torch.LongTensor,
+        copied_ids: torch.LongTensor | None,
+        options: GenerationOptions,
     ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """`write_canvas` on shapes rounded up: more rows, longer canvases and sources, all of it masked."""
         canvases, length = x_0.shape[:2]
@@ -463,10 +479,12 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         x_0, uniform, canvas_mask = pad_canvases(
             x_0, uniform, lengths, canvases // len(sources.states) * len(states), table
         )
+        if copied_ids is not None:
+            copied_ids = F.pad(copied_ids, (0, x_0.shape[1] - length, 0, len(x_0) - canvases))
         ids, scores, log_probs, ends = call_compiled(
             self,
             "write_canvas",
-            (x_0, uniform, states, mask, canvas_mask),
+            (x_0, uniform, states, mask, canvas_mask, copied_ids),
             options.compile_options,
             rest=(options.sampling,),
         )

@@ -113,9 +113,15 @@ class YanDecoderLayer(GradientCheckpointingLayer):
 
 
 class YanDecoder(nn.Module):
-    """Latents (B, L, d) -> logits (B, L, V), position by position."""
+    """
+    Latents (B, L, d) -> logits (B, L, V), position by position.
 
-    def __init__(self, config: YanConfig):
+    Args:
+        copies: whether each position has a token of the source that it can copy: `copy_head` says from the position's
+            state how much is added to that token's logit.
+    """
+
+    def __init__(self, config: YanConfig, copies: bool = False):
         super().__init__()
         self.loss_chunk_size = config.training_config.loss_chunk_size
         self.layers = nn.ModuleList([YanDecoderLayer(config) for _ in range(config.decoder_layers)])
@@ -123,6 +129,7 @@ class YanDecoder(nn.Module):
         tied = config.tie_word_embeddings
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if tied else None
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.copy_head = nn.Linear(config.hidden_size, 1) if copies else None
 
     def states(self, latents: torch.Tensor) -> torch.Tensor:
         """What the output projection reads (B, L, d)."""
@@ -131,8 +138,15 @@ class YanDecoder(nn.Module):
             hidden_states = layer(hidden_states)
         return hidden_states if self.final_norm is None else self.final_norm(hidden_states)
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.lm_head(self.states(latents))
+    def logits(self, states: torch.Tensor, copied_ids: torch.LongTensor | None = None) -> torch.Tensor:
+        """Logits (..., V) from `states` (..., d), and the token that each position can copy (...)."""
+        logits = self.lm_head(states)
+        if self.copy_head is None:
+            return logits
+        return logits.scatter_add(-1, copied_ids.unsqueeze(-1), self.copy_head(states).to(logits.dtype))
+
+    def forward(self, latents: torch.Tensor, copied_ids: torch.LongTensor | None = None) -> torch.Tensor:
+        return self.logits(self.states(latents), copied_ids)
 
     def cross_entropy(
         self,

@@ -49,7 +49,7 @@ from .velocity_field_yan import FlowCondition
 class YanForMaskedLM(YanPreTrainedModel, YanFromEncoderMixin):
     """Stage 1, the autoencoder: reads corrupted text, gives back clean text position by position."""
 
-    _keys_to_ignore_on_load_unexpected = [*FLOW_KEYS, r"^length_head\."]
+    _keys_to_ignore_on_load_unexpected = [*FLOW_KEYS, r"^length_head\.", r"^decoder\.copy_head\."]
     accepts_loss_kwargs = True
 
     def __init__(self, config: YanConfig):
@@ -131,7 +131,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         # transformers would choose the shifted causal loss by the class name.
         self.loss_type = "YanFlow"
         self.model = YanModel(config)
-        self.decoder = YanDecoder(config)
+        self.decoder = YanDecoder(config, copies=config.canvas_from_source)
         self.length_head = YanLengthHead(config) if config.predicts_length else None
         self.tie_head()
         self.post_init()
@@ -168,7 +168,8 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         experts are the gate's argmax, so that nothing random is drawn.
 
         Args:
-            input_ids, attention_mask: source (B, Lx); or `inputs_embeds` (B, Lx, d); or `encoder_outputs`.
+            input_ids, attention_mask: source (B, Lx); or `inputs_embeds` (B, Lx, d); or `encoder_outputs`. With
+                `config.length_head="source"` the answer copies from `input_ids`, which are needed then.
             labels: target ids (B, Ly), EOS included; -100 is padding.
             decoder_attention_mask: (B, Ly), 1 at canvas positions, where labels do not say it. With
                 `config.canvas_ratio` above 1 the canvas is longer than the labels, and this decides how long.
@@ -194,6 +195,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         canvas_mask = self._canvas(labels, decoder_attention_mask, prior_noise, attention_mask, source, generator)
         self._check_choices(labels, canvas_mask, timesteps, expert_indices)
         condition = self.model.condition(canvas_mask.shape[1], canvas_mask, source, attention_mask)
+        copied_ids = self.copied_ids(canvas_mask.shape[1], input_ids, attention_mask)
         x_0 = self._prior(prior_noise, canvas_mask, generator, draw=labels is not None)
         # 3. Follow the experts from the prior to the endpoint in a few steps, and decode it.
         needed = reads(settings.weights) if labels is not None else frozenset()
@@ -201,11 +203,11 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         if ENDPOINT in needed or labels is None or not self.training:
             start = x_0
             if settings.glancing_ratio and labels is not None and self.training:
-                start = self._show_targets(x_0, condition, labels, expert_indices, generator)
+                start = self._show_targets(x_0, condition, labels, copied_ids, expert_indices, generator)
             endpoint, gate = self._unroll(start, condition, expert_indices, generator, draw=labels is not None)
             states = self.decoder.states(endpoint)
             chunked = settings.loss_chunk_size is not None and labels is not None and self.training
-            logits = None if chunked else self.decoder.lm_head(states)
+            logits = None if chunked else self.decoder.logits(states, copied_ids)
         length_logits = None if self.length_head is None else self.length_head(source, attention_mask)
         # 4. With labels: what else the terms of the loss read, and their weighted sum.
         loss, terms = None, {}
@@ -313,14 +315,16 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         return self.model.flow.solve(x_0, condition, choose, time_grid=grid)
 
     @torch.no_grad()
-    def _show_targets(self, x_0, condition: FlowCondition, labels, expert_indices, generator) -> torch.Tensor:
+    def _show_targets(
+        self, x_0, condition: FlowCondition, labels, copied_ids, expert_indices, generator
+    ) -> torch.Tensor:
         """
         The prior (B, L, d) with token embeddings in the place of noise at some positions: the more, the more the
         endpoint from `x_0` alone gets wrong (glancing, arXiv 2008.07905).
         """
         canvas_mask, ratio = condition.canvas_mask, self.config.training_config.glancing_ratio
         endpoint, _ = self._unroll(x_0, condition, expert_indices, generator, draw=True)
-        logits = self.decoder.lm_head(self.decoder.states(endpoint))
+        logits = self.decoder(endpoint, copied_ids)
         if self.config.canvas_ratio == 1:
             tokens = labels.masked_fill(~canvas_mask, 0)
         else:

@@ -22,6 +22,8 @@ logger = logging.get_logger(__name__)
 
 # Activations with act(x) - act(-x) = x, from which two rows of weights make an identity.
 IDENTITY_PAIRS = {"gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish"}
+# Added to the logit of the token that a position can copy, before anything is learned.
+COPY_START = 6.0
 
 
 class YanPreTrainedModel(PreTrainedModel):
@@ -65,6 +67,9 @@ class YanPreTrainedModel(PreTrainedModel):
                 init.copy_(module.bias, chunks.flatten())
                 if self.config.flow_from_encoder:
                     init.zeros_(module.weight)
+            if module is getattr(getattr(self, "decoder", None), "copy_head", None):
+                init.zeros_(module.weight)
+                init.constant_(module.bias, COPY_START)
         elif isinstance(module, nn.LayerNorm) and module is getattr(getattr(self, "decoder", None), "final_norm", None):
             self._start_tied_norm(module)
         elif isinstance(module, nn.Conv1d):

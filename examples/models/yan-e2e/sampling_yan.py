@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from .canvas_yan import copied_tokens
 from .ctc_yan import ctc_places, move_to_places
 from .flow_matching_yan import sample_categorical, solve_mixture_ode, time_grid
 from .velocity_field_yan import FlowCondition
@@ -220,6 +221,25 @@ class YanSamplingMixin:
         """Logits over lengths from source states (B, Lx, d); index i is length i + 1."""
         return None if self.length_head is None else self.length_head(source, attention_mask)
 
+    def copied_ids(
+        self, length: int, input_ids: torch.LongTensor | None, attention_mask: torch.Tensor | None
+    ) -> torch.LongTensor | None:
+        """
+        The token that each position of canvases of this length can copy (B, L), from sources (B, Lx); None where a
+        canvas does not belong to its source.
+
+        Raises:
+            ValueError: where the sources' ids are needed and not there.
+        """
+        if not self.config.canvas_from_source:
+            return None
+        if input_ids is None:
+            raise ValueError(
+                "input_ids are missing: with length_head='source' an answer copies from them; pass them, beside "
+                "encoder_outputs where there are any"
+            )
+        return copied_tokens(length, self.config.canvas_ratio, input_ids, attention_mask, self.config.pad_token_id)
+
     def write_canvas(
         self,
         x_0: torch.Tensor,
@@ -227,6 +247,7 @@ class YanSamplingMixin:
         source: torch.Tensor,
         source_mask: torch.Tensor | None,
         canvas_mask: torch.Tensor | None,
+        copied_ids: torch.LongTensor | None,
         options: SamplingOptions,
         on_draft: Callable[[torch.Tensor], None] | None = None,
     ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -238,6 +259,7 @@ class YanSamplingMixin:
             uniform: numbers in [0, 1) (2, N, L) behind the draws of experts and of tokens.
             source: states (B, Lx, d), and `source_mask` (B, Lx); None where every position is a token.
             canvas_mask: (N, L) true at positions to be written; None where all are.
+            copied_ids: (N, L), as the method of that name gives them.
             on_draft: called after each step with the endpoint (N, L, d) as that step sees it.
 
         Returns:
@@ -248,7 +270,7 @@ class YanSamplingMixin:
         condition = self.canvas_condition(x_0.shape[1], source, source_mask, canvas_mask, repeats)
         states = self.solve(x_0, condition, uniform[0], options, on_draft)
         written = self.decode_latents(
-            states[-1] if options.output_trajectory else states, canvas_mask, uniform[1], options
+            states[-1] if options.output_trajectory else states, canvas_mask, uniform[1], options, copied_ids
         )
         return *written, states
 
@@ -314,6 +336,7 @@ class YanSamplingMixin:
         canvas_mask: torch.Tensor | None = None,
         uniform: torch.Tensor | None = None,
         options: SamplingOptions | None = None,
+        copied_ids: torch.LongTensor | None = None,
     ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
         """
         Ids (N, L), their mean log-probability (N,) up to EOS, and that of each (N, L), under the unfiltered
@@ -323,6 +346,7 @@ class YanSamplingMixin:
 
         Args:
             uniform: (N, L), decides drawn tokens; only with `do_sample`.
+            copied_ids: (N, L), as the method of that name gives them.
         """
         options = options or SamplingOptions()
         states = self.decoder.states(latents)
@@ -330,7 +354,8 @@ class YanSamplingMixin:
         size = max(1, DECODE_LOGITS // self.config.vocab_size)
         positions = torch.arange(length, device=states.device).repeat(rows)
         draws = states.new_zeros(rows, length) if uniform is None else uniform
-        flat = [states.flatten(0, 1), draws.flatten(), positions]
+        copied = torch.zeros_like(positions) if copied_ids is None else copied_ids.flatten()
+        flat = [states.flatten(0, 1), draws.flatten(), positions, copied]
         chunks = [flat] if rows * length <= size else zip(*(x.split(size) for x in flat))
         picked = [self._pick_tokens(*chunk, options) for chunk in chunks]
         ids, log_probs = (torch.cat(parts).view(rows, length) for parts in zip(*picked, strict=True))
@@ -355,10 +380,15 @@ class YanSamplingMixin:
         return ids, scores, log_probs
 
     def _pick_tokens(
-        self, states: torch.Tensor, uniform: torch.Tensor, positions: torch.Tensor, options: SamplingOptions
+        self,
+        states: torch.Tensor,
+        uniform: torch.Tensor,
+        positions: torch.Tensor,
+        copied_ids: torch.LongTensor,
+        options: SamplingOptions,
     ) -> tuple[torch.LongTensor, torch.Tensor]:
         """Tokens and their log-probabilities (n,) for decoder states (n, d) at these positions of their rows (n,)."""
-        logits = self.decoder.lm_head(states).float()
+        logits = self.decoder.logits(states, copied_ids).float()
         if options.min_new_tokens > 0 and options.eos_token_ids:
             early = positions.unsqueeze(1) < options.min_new_tokens
             eos = list(options.eos_token_ids)
