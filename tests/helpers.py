@@ -43,7 +43,7 @@ from modeling_yan import YanConfig, YanForConditionalGeneration
 ROOT = Path(__file__).resolve().parents[1]
 # What travels with a saved model.
 HUB_FILES = [*sorted((ROOT / "modeling_yan").glob("*_yan.py")), ROOT / "modeling_yan" / "handler.py"]
-YAN_E2E = ROOT / "examples" / "models" / "yan-e2e"
+YAN_E2E, YAN_RESTORE = (ROOT / "examples" / "models" / name for name in ("yan-e2e", "yan-restore"))
 E2E_DATA = ROOT / "examples" / "data" / "e2e_nlg"
 VOCAB_SIZE = 53
 # Short texts to train a tokenizer on, and to answer each other with.

@@ -12,9 +12,11 @@ import tomllib
 import pytest
 from datasets import Dataset
 
+from modeling_yan import YanForConditionalGeneration, restore
 from modeling_yan.cli import COMMANDS
+from modeling_yan.common.hub import read_model, read_tokenizer
 
-from .helpers import ON_CPU, ROOT, YAN_E2E, ran, refused
+from .helpers import ON_CPU, ROOT, YAN_E2E, YAN_RESTORE, ran, refused
 
 CLI = "modeling_yan/cli.py"
 SMALL = "{hidden_size: 16, num_attention_heads: 2, intermediate_size: 24, encoder_layers: 1, flow_layers: 1}"
@@ -56,6 +58,16 @@ def test_generate_answers_with_the_shipped_model(tmp_path):
     assert "Aromi" in ran(CLI, "generate", "--model", YAN_E2E, text, cwd=tmp_path)
 
 
+def test_restore_gives_a_document_back(tmp_path):
+    text = "what time does the train leave\r\n\r\n  - at 9:30, see https://example.org\n"
+    (tmp_path / "typed.txt").write_bytes(text.encode())
+    restored = ran(CLI, "restore", "--model", YAN_RESTORE, "typed.txt", cwd=tmp_path)
+    model, tokenizer = read_model(YanForConditionalGeneration, YAN_RESTORE), read_tokenizer(YAN_RESTORE)
+    assert restored == restore(model, tokenizer, text).text
+    assert restored.startswith("What time does the train leave?\r\n\r\n  - ")
+    assert "https://example.org" in restored
+
+
 def test_evaluate_and_generate_take_what_train_wrote_and_adapters_of_it(tmp_path):
     rows = [{"text": f"number {i}", "label": ["odd", "even one"][i % 2]} for i in range(24)]
     Dataset.from_list(rows).to_csv(tmp_path / "my.csv")
@@ -85,6 +97,7 @@ def test_evaluate_and_generate_take_what_train_wrote_and_adapters_of_it(tmp_path
         (["evaluate", "--model", YAN_E2E, "--task", "e2e_nlg"], "give --test_file"),
         (["evaluate", "--model", YAN_E2E, "--task", "e2e_nlg", "--test_file", "a.csv"], "test_file=a.csv is no file"),
         (["generate", "--model", "absent", "a"], "absent"),
+        (["restore", "--model", YAN_RESTORE, "absent.txt"], "file absent.txt: "),
         (["generate", "--model", "absent", "--batch_size", "0", "a"], "--batch_size 0 must be greater than 0"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

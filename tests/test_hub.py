@@ -23,8 +23,9 @@ from modeling_yan import (
 )
 from modeling_yan.data.tokenization import train_tokenizer
 
-from .helpers import HUB_FILES, ROOT, YAN_E2E, seeded, source_batch, tiny_config, tiny_model
+from .helpers import HUB_FILES, ROOT, YAN_E2E, YAN_RESTORE, seeded, source_batch, tiny_config, tiny_model
 
+SHIPPED = [YAN_E2E, YAN_RESTORE]
 TEXTS = [
     "name[The Vaults], eatType[pub], priceRange[more than £30]",
     "The Vaults pub near Café Adriatic has a 5 star rating. Prices start at £30.",
@@ -296,22 +297,24 @@ def test_config_round_trip_keeps_every_field():
     assert again.eos_token_id == [2, 5]
 
 
-def test_the_shipped_model_carries_this_packages_code():
+@pytest.mark.parametrize("shipped_model", SHIPPED, ids=lambda folder: folder.name)
+def test_a_shipped_model_carries_this_packages_code(shipped_model):
     package = {file.name: file.read_bytes() for file in HUB_FILES}
-    shipped = {file.name: file.read_bytes() for file in YAN_E2E.glob("*.py")}
+    shipped = {file.name: file.read_bytes() for file in shipped_model.glob("*.py")}
     assert shipped.keys() == package.keys()
     assert [name for name, text in package.items() if shipped[name] != text] == []
 
 
-def test_the_shipped_model_is_small_on_disk_and_computes_in_float32():
-    with safe_open(YAN_E2E / "model.safetensors", "pt") as stored:
+@pytest.mark.parametrize("shipped_model", SHIPPED, ids=lambda folder: folder.name)
+def test_a_shipped_model_is_small_on_disk_and_computes_in_float32(shipped_model):
+    with safe_open(shipped_model / "model.safetensors", "pt") as stored:
         assert {stored.get_slice(name).get_dtype() for name in stored.keys()} == {"BF16"}  # noqa: SIM118
-    model = AutoModelForSeq2SeqLM.from_pretrained(YAN_E2E)
+    model = AutoModelForSeq2SeqLM.from_pretrained(shipped_model)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert AutoModelForSeq2SeqLM.from_pretrained(YAN_E2E, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert AutoModelForSeq2SeqLM.from_pretrained(shipped_model, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
-def test_the_shipped_models_card_holds_scores_that_were_measured():
+def test_the_card_of_yan_e2e_holds_scores_that_were_measured():
     card = ModelCard.load(YAN_E2E / "README.md")
     measured = json.loads((ROOT / "benchmarks" / "results" / "quality_e2e.json").read_text())
     # Chosen by the names of the scores: one canvas of the predicted length, no variant.
@@ -331,3 +334,24 @@ def test_the_shipped_models_card_holds_scores_that_were_measured():
     for example in card.data["widget"]:
         name = re.search(r"name\[(.*?)\]", example["text"])[1]
         assert name in answers(example["text"])[0]["generated_text"]
+
+
+def test_the_card_of_yan_restore_holds_scores_that_were_measured():
+    card = ModelCard.load(YAN_RESTORE / "README.md")
+    measured = json.loads((ROOT / "benchmarks" / "results" / "restoration.json").read_text())
+    names = {
+        f"{label}, {system}": measured["scores"]["test"][system][score]
+        for label, score in (("word error rate", "word_error_rate"), ("punctuation F1", "punctuation_f1"))
+        for system in ("YAN", "YAN, restore()")
+    }
+    stated = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert stated == {name: round(value, 1) for name, value in names.items()}
+    assert {result.dataset_split for result in card.data.eval_results} == {"test"}
+    assert card.data.model_name == YAN_RESTORE.name
+
+
+def test_yan_restore_restores(stranger, tmp_path):
+    """The card's own code, where the package is not installed."""
+    code = re.search(r"```python\n(.*?)```", (YAN_RESTORE / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    printed = stranger.run(code.replace("examples/models/yan-restore", str(YAN_RESTORE)), tmp_path)
+    assert "Where is the station?" in printed

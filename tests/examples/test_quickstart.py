@@ -5,7 +5,7 @@ import pytest
 from ..helpers import ROOT, run_process, succeeded, tiny_bert, word_piece_tokenizer
 
 SCRIPT = ROOT / "examples" / "quickstart.py"
-TEXT = "name[Aromi], eatType[coffee shop]"
+TEXT = "i dont think thats the right train is it"
 
 
 def test_it_runs_offline(tmp_path):
@@ -16,10 +16,14 @@ def test_it_runs_offline(tmp_path):
     done = succeeded(run_process(SCRIPT, TEXT, cwd=tmp_path, **options))
     shown = " ".join(done.stdout.split())
     assert "0. A text of your own" in shown
-    assert "tokens per second" in shown
-    assert "are those of the plain computation" in shown
-    assert done.stdout.count("draft after step 3") == 11
-    assert "BLEU-4" in shown
+    assert done.stdout.count("│ restored") == 11
+    # Doing nothing has no mark right that is not there, and harms nothing.
+    scores = [line.split("│") for line in done.stdout.splitlines() if line.startswith(("│ nothing", "│ restore("))]
+    wrong = [float(columns[2]) for columns in scores]
+    assert len(wrong) == 3
+    assert wrong[1] < wrong[0]
+    assert "YAN, ONNX Runtime int8" in shown
+    assert done.stdout.count("draft after step 3") == 2
     assert "linear probe" in shown
     assert [line for line in done.stdout.splitlines() if len(line) > 100] == []
 
