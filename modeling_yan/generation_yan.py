@@ -12,6 +12,7 @@ from .canvas_yan import canvas_lengths, length_mask, source_lengths, text_room
 from .compilation_yan import call_compiled, group_by_bucket, pad_canvases, pad_source
 from .generation_options_yan import GenerationOptions, YanGenerationOptionsMixin, take_library_arguments
 from .input_checks_yan import (
+    check_copied,
     check_finite,
     check_generator,
     check_mask,
@@ -274,8 +275,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         name = next((name for name, value in given.items() if value is not None), None)
         if name is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("pass input_ids (or one of inputs_embeds and encoder_outputs)")
-        # Raises where the ids are needed.
-        self.copied_ids(1, input_ids, None)
+        if self.config.canvas_from_source:
+            check_copied(input_ids)
         states = given[name] if name != "encoder_outputs" or torch.is_tensor(encoder_outputs) else encoder_outputs[0]
         if name == "input_ids":
             check_token_ids(name, states, self.config.vocab_size)

@@ -43,8 +43,8 @@ MODELS = {
     "mamba": {"encoder_mixer": "mamba", "flow_mixer": "mamba"},
     **{name: {"encoder_config": config.to_dict()} for name, config in HOSTED.items()},
 }
-# One export shows a hosted encoder, a single expert, a canvas of the source's tokens and predicted data, the other three
-# experts, positions from both ends and velocities.
+# One export shows a hosted encoder, a single expert, a canvas of the source's tokens and predicted data, the other
+# three experts, positions from both ends and velocities.
 MODELS["bert"] |= {**WITH_BLANKS, "num_experts": 1, "prediction_type": "data", "length_head": "source"}
 MODELS["joint flow"] = {
     "encoder_config": HOSTED["bert"].to_dict(),

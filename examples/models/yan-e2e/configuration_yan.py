@@ -225,7 +225,8 @@ class YanConfig(PreTrainedConfig):
         prior_std (`float`, defaults to 1.0): Standard deviation s_0 of the noise at t = 0.
         length_head (`bool` or `"source"`, defaults to `True`): Whether the model predicts the length of its answer.
             `"source"` is for answers that follow their source word by word, such as a corrected text: the canvas has
-            `canvas_ratio` positions for every token of the source, and each begins with the state of its token.
+            `canvas_ratio` positions for every token of the source. Each begins with the state of its token, and the
+            decoder can copy the token.
         canvas_ratio (`float`, defaults to 1.0): Positions of the canvas per token of the answer. 1 is the paper's:
             every token has its place. More (2, say) leaves positions blank, written as `pad_token_id`: tokens may stand
             anywhere in their order, and `ce_loss` is the exact likelihood over all placements (CTC). The loss terms

@@ -71,6 +71,18 @@ def check_token_ids(name: str, ids: object, vocab_size: int) -> None:
         )
 
 
+def check_copied(input_ids: torch.LongTensor | None) -> None:
+    """
+    Raises:
+        ValueError: where there are no ids for an answer to copy from.
+    """
+    if input_ids is None:
+        raise ValueError(
+            "input_ids are missing: with length_head='source' an answer copies from them; pass them, beside "
+            "encoder_outputs where there are any"
+        )
+
+
 def check_mask(name: str, mask: object, shape: tuple[int, int], of: str) -> None:
     """
     Raises:

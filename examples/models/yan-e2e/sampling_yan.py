@@ -14,6 +14,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 from .canvas_yan import copied_tokens
 from .ctc_yan import ctc_places, move_to_places
 from .flow_matching_yan import sample_categorical, solve_mixture_ode, time_grid
+from .input_checks_yan import check_copied
 from .velocity_field_yan import FlowCondition
 
 # Logits that decoding holds at once, in float32: 64 MiB. A vocabulary of 128,256 then takes 130 positions at a time.
@@ -233,11 +234,7 @@ class YanSamplingMixin:
         """
         if not self.config.canvas_from_source:
             return None
-        if input_ids is None:
-            raise ValueError(
-                "input_ids are missing: with length_head='source' an answer copies from them; pass them, beside "
-                "encoder_outputs where there are any"
-            )
+        check_copied(input_ids)
         return copied_tokens(length, self.config.canvas_ratio, input_ids, attention_mask, self.config.pad_token_id)
 
     def write_canvas(
