@@ -8,7 +8,7 @@ import torch
 
 from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.restoration_yan import Edit, apply_edits, model_room, restore
-from modeling_yan.text_changes_yan import Answer, Change, compare_words, join_windows
+from modeling_yan.text_changes_yan import Answer, Change, compare_words, join_windows, without_lone_quotes
 from modeling_yan.text_windows_yan import (
     NOTHING,
     PARAGRAPH,
@@ -410,3 +410,29 @@ def test_options_out_of_range_are_refused(tokenizer, options, message):
 def test_what_is_no_text_is_refused(tokenizer):
     with pytest.raises(ValueError, match="text is of type list"):
         restored(tokenizer, sentence, ["who is it"])
+
+
+@pytest.mark.parametrize(
+    ("text", "replacements", "expected"),
+    [
+        # A pair, in one change and in two.
+        ("stop he said", {0: '"Stop"'}, {0: '"Stop"'}),
+        ("stop it", {0: '"Stop', 1: 'it."'}, {0: '"Stop', 1: 'it."'}),
+        # One alone: what else the change does is left, and nothing of a change that did nothing else.
+        ("stop it", {0: '"Stop', 1: "it."}, {0: "Stop", 1: "it."}),
+        ("stop it", {0: '"stop', 1: "it."}, {1: "it."}),
+        # The pair of one that stands there.
+        ('"stop it', {1: 'it."'}, {1: 'it."'}),
+        # One of a pair that is taken away is no reason to add one.
+        ('"stop" it', {0: 'stop"', 1: '"it'}, {0: 'stop"', 1: '"it'}),
+    ],
+)
+def test_quotation_marks_are_added_in_pairs(text, replacements, expected):
+    changes = [Change(place, place + 1, new) for place, new in replacements.items()]
+    kept = without_lone_quotes(text.split(), changes)
+    assert {change.start: change.replacement for change in kept} == expected
+
+
+def test_a_mark_between_words_stays(tokenizer):
+    text = "  - where is it - there"
+    assert restored(tokenizer, lambda source: source.replace("-", "- -,"), text).text == text
