@@ -174,6 +174,8 @@ def training_of(arguments: argparse.Namespace) -> dict[str, dict]:
     """What the training of each model cost, as its own report says."""
     folders = [arguments.model, *arguments.baselines, arguments.tagger]
     kept = ("parameters", "updates", "batch_size", "train_flops", "train_minutes", "threads", "train_rows", "seed")
+    # Of models that were trained in several stages, all of these.
+    kept += ("total_train_flops", "total_train_minutes")
     reports = {Path(folder).name: read_report(folder) or {} for folder in folders if folder}
     return {name: {key: own[key] for key in kept if key in own} for name, own in reports.items()}
 

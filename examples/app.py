@@ -157,10 +157,11 @@ def build_app(demo: Demo, name: str, examples: Sequence[str] = (), infilling: bo
         infilling: whether the model was trained to fill masks in its source.
     """
     model, hidden = demo.model, {"api_visibility": "private", "show_progress": "hidden"}
+    experts, own_steps = model.config.num_experts, model.generation_options().sampling.num_inference_steps
     with gr.Blocks(title=f"YAN · {name}", analytics_enabled=False) as app:
         gr.HTML(
             f'<div class="yan-head"><h1>YAN writes the whole answer at once</h1><p>{escape(name)} · '
-            f"{model.num_parameters() / 1e6:,.1f} M parameters · {model.config.num_experts} experts · "
+            f"{model.num_parameters() / 1e6:,.1f} M parameters · {experts} expert{'s' * (experts > 1)} · "
             f'{escape(device_name(model.device))} · <a href="{CODE}">mixture-of-experts flow matching</a></p></div>',
             apply_default_css=False,
         )
@@ -169,7 +170,9 @@ def build_app(demo: Demo, name: str, examples: Sequence[str] = (), infilling: bo
                 source = gr.Textbox(
                     label="Source", lines=4, elem_id="source", value=examples[0] if examples else "", max_lines=12
                 )
-                steps = gr.Slider(1, MOST_STEPS, value=3, step=1, label="Steps", elem_id="steps")
+                steps = gr.Slider(
+                    1, MOST_STEPS, value=min(own_steps, MOST_STEPS), step=1, label="Steps", elem_id="steps"
+                )
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, elem_id="seed", min_width=80, scale=2)
                     coloring = gr.Radio(

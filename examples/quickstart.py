@@ -53,8 +53,8 @@ SCORES = {
     "wrong words": "word_error_rate",
     "marks, F1": "punctuation_f1",
     "capitals, F1": "capital_f1",
-    "misspelled words mended": "spelling_recall",
-    "right words harmed": "harmed",
+    "typos mended": "spelling_recall",
+    "harmed": "harmed",
 }
 # What `restore` may be asked for: the probability below which an edit is left out.
 CAREFUL = 0.9
@@ -125,7 +125,7 @@ def show_restorations(
 
 
 def show_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
-    console.rule(f"2. Scores on {len(rows)} such texts, percent")
+    console.rule(f"2. Scores on {len(rows)} such texts, percent; harmed are words that were right")
     sources, references = rows["source"][:], [references[0] for references in rows["references"]]
     careful = f"restore(min_confidence={CAREFUL})"
     restorers = {

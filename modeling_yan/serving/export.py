@@ -10,7 +10,7 @@ is kept.
 
     encoder: input_ids, attention_mask (B, Lx) -> states (B, Lx, d), length_logits (B, positions)
     canvas_N_steps: x_0 (B, L, d), uniform (B, L), argmax_experts (), states, attention_mask, canvas_mask (B, L),
-        token_bias (V,) -> ids (B, L), log_probs (B, L)
+        token_bias (V,), and copied_ids (B, L) where positions copy -> ids (B, L), log_probs (B, L)
 """
 
 import argparse
@@ -184,6 +184,8 @@ def compare(name: str, run: Callable[[dict], list], expected: tuple, inputs: dic
 
 
 def write_onnx(graph: nn.Module, inputs: dict, shapes: dict, outputs: list[str], path: Path) -> None:
+    # It misses operators of torchvision.
+    python_logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(python_logging.ERROR)
     with warnings.catch_warnings():
         # Inputs that share a length, and parts of torch that this one calls by their old names.
         warnings.simplefilter("ignore")

@@ -156,7 +156,11 @@ class Page:
 
 @pytest.fixture
 def page(browser, address) -> Page:
-    return Page(browser, address)
+    """With three steps; the model's own is one."""
+    opened = Page(browser, address)
+    assert opened.all("#steps input[type=number]")[0].get_attribute("value") == "1"
+    opened.type("#steps input[type=number]", "3\t")
+    return opened
 
 
 @pytest.fixture(scope="module")

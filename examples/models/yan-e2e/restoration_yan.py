@@ -30,6 +30,7 @@ from .text_changes_yan import (
     plain_signs,
     safe_changes,
     with_signs_of,
+    without_lone_quotes,
 )
 from .text_windows_yan import LINE_BREAK, Window, breaks_before, cut_windows, fenced_spans, word_spans
 from .words_yan import edit_distance
@@ -142,8 +143,9 @@ def restore(
 
     An edit is left out if it loses, adds or changes a number, a link, an e-mail address or a code-like string
     (`protected_strings`) or a sign of `keep`, if it would close a line break, and for the limits below. The model reads
-    the quotation marks, apostrophes, dashes and dots of a keyboard for those of print, which the text keeps. Same
-    arguments give the same text; a window's answer depends on nothing else but its words.
+    the quotation marks, apostrophes, dashes and dots of a keyboard for those of print, which the text keeps. A window
+    gets quotation marks in pairs or none. Same arguments give the same text; a window's answer depends on nothing else
+    but its words.
 
     Args:
         model: YAN or what has its `generate()`, such as `YanOrtForConditionalGeneration`; another model with
@@ -327,7 +329,7 @@ def _answer(tokenizer, source: str, written: Written | str, limits: Limits) -> A
     for start, end, first, last in differences:
         least = min(sure[first:last], default=None) if sure else None
         changes.append(Change(start, end, " ".join(after[first:last]), least))
-    return Answer(safe_changes(before, changes, limits), confidence)
+    return Answer(without_lone_quotes(before, safe_changes(before, changes, limits)), confidence)
 
 
 def word_confidences(tokenizer, written: Written) -> list[float]:

@@ -6,7 +6,7 @@ are joined. Pure functions on words.
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .text_windows_yan import Window
 from .words_yan import align_words, edit_distance, protected_strings, word_key
@@ -135,12 +135,32 @@ def _within(source: str, change: Change, limits: Limits) -> bool:
         if before != after:
             return False
     letters = [letters_of(x) for x in (source, change.replacement)]
+    if not letters[0]:
+        # A dash or a list's mark between words.
+        return False
     if letters[0] == letters[1]:
         return True
     least = limits.min_spelling_confidence
     if least is not None and change.confidence is not None and change.confidence < least:
         return False
     return limits.max_word_edit is None or edit_distance(*letters) <= limits.max_word_edit * max(map(len, letters))
+
+
+def without_lone_quotes(words: Sequence[str], changes: Sequence[Change]) -> list[Change]:
+    """
+    Changes to these words that add quotation marks in pairs, with those that stand there, or not at all: where all
+    changes together would leave one without its pair, none is added.
+    """
+    sources = [" ".join(words[change.start : change.end]) for change in changes]
+    added = [x.replacement.count('"') - source.count('"') for x, source in zip(changes, sources, strict=True)]
+    if sum(added) % 2 == 0 or " ".join(words).count('"') % 2:
+        return list(changes)
+    kept = []
+    for change, source, more in zip(changes, sources, added, strict=True):
+        plain = change.replacement.replace('"', "") if more > 0 and '"' not in source else change.replacement
+        if plain.split() != source.split():
+            kept.append(replace(change, replacement=plain))
+    return kept
 
 
 def join_windows(windows: Sequence[Window], answers: Sequence[Answer]) -> list[tuple[int, int]]:
@@ -183,4 +203,5 @@ __all__ = [
     "plain_signs",
     "safe_changes",
     "with_signs_of",
+    "without_lone_quotes",
 ]

@@ -1,0 +1,190 @@
+"""
+The parts that encoder, autoencoder and flow share: embeddings, feed-forward, encoder block, decoder, length head. No
+losses, no sampling.
+"""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_yan import YanConfig
+from .flow_matching_yan import chunked_token_cross_entropy, token_cross_entropy
+from .mixers_yan import MIXERS
+
+
+def position_ids_from_mask(mask: torch.Tensor) -> torch.Tensor:
+    """Positions counted over valid tokens only, so that padding on either side shifts nothing: (B, L) -> (B, L)."""
+    return (mask.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def masked_mean_pool(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean over valid positions: (B, L, d), (B, L) -> (B, d)."""
+    if mask is None:
+        return states.mean(1)
+    weights = mask.to(states.dtype).unsqueeze(-1)
+    return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+class YanPositionEmbeddings(nn.Module):
+    """
+    Learned positions, counted over valid tokens from the beginning and, with `config.reverse_positions`, from the end,
+    too.
+    """
+
+    def __init__(self, config: YanConfig):
+        super().__init__()
+        sizes = (config.max_position_embeddings, config.hidden_size)
+        self.position_embeddings = nn.Embedding(*sizes)
+        self.end_position_embeddings = nn.Embedding(*sizes) if config.reverse_positions else None
+
+    def positions(self, length: int, mask: torch.Tensor | None) -> torch.Tensor:
+        """
+        Position embeddings (B or 1, L, d) of a sequence with this mask (B, L); both kinds together on the scale of one.
+        """
+        if mask is None:
+            begin = self.position_embeddings.weight[:length].unsqueeze(0)
+        else:
+            begin = self.position_embeddings(position_ids_from_mask(mask))
+        if self.end_position_embeddings is None:
+            return begin
+        if mask is None:
+            end = self.end_position_embeddings.weight[:length].flip(0).unsqueeze(0)
+        else:
+            end = self.end_position_embeddings(position_ids_from_mask(mask.flip(-1)).flip(-1))
+        return (begin + end) * 2**-0.5
+
+
+class YanEmbeddings(YanPositionEmbeddings):
+    """Token and position embeddings; the position table also serves the flow."""
+
+    def __init__(self, config: YanConfig):
+        super().__init__(config)
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, inputs_embeds: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return self.dropout(inputs_embeds + self.positions(inputs_embeds.shape[1], mask))
+
+
+class YanFeedForward(nn.Module):
+    def __init__(self, config: YanConfig, intermediate_size: int, hidden_act: str | None = None):
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, intermediate_size)
+        self.act_fn = ACT2FN[hidden_act or config.hidden_act]
+        self.down_proj = nn.Linear(intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+
+
+def feed_forward_size(config: YanConfig, mixer: str) -> int:
+    return config.mamba_intermediate_size if mixer == "mamba" else config.intermediate_size
+
+
+class YanEncoderLayer(GradientCheckpointingLayer):
+    """Pre-norm block: token mixer, feed-forward."""
+
+    def __init__(self, config: YanConfig):
+        super().__init__()
+        self.mixer = MIXERS[config.encoder_mixer](config)
+        self.feed_forward = YanFeedForward(config, feed_forward_size(config, config.encoder_mixer))
+        self.mixer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        mixed, _ = self.mixer(self.mixer_norm(hidden_states), attention_mask)
+        hidden_states = hidden_states + self.dropout(mixed)
+        return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
+
+
+class YanDecoderLayer(GradientCheckpointingLayer):
+    """Residual feed-forward block, one position at a time."""
+
+    def __init__(self, config: YanConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = YanFeedForward(config, config.intermediate_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.dropout(self.feed_forward(self.norm(hidden_states)))
+
+
+class YanDecoder(nn.Module):
+    """
+    Latents (B, L, d) -> logits (B, L, V), position by position.
+
+    Args:
+        copies: whether each position has a token of the source that it can copy: `copy_head` says from the position's
+            state how much is added to that token's logit.
+    """
+
+    def __init__(self, config: YanConfig, copies: bool = False):
+        super().__init__()
+        self.loss_chunk_size = config.training_config.loss_chunk_size
+        self.layers = nn.ModuleList([YanDecoderLayer(config) for _ in range(config.decoder_layers)])
+        # A table that is not this decoder's own has a scale of its own, which the norm's weight answers to.
+        tied = config.tie_word_embeddings
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if tied else None
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.copy_head = nn.Linear(config.hidden_size, 1) if copies else None
+
+    def states(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the output projection reads (B, L, d)."""
+        hidden_states = latents.to(self.lm_head.weight.dtype)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return hidden_states if self.final_norm is None else self.final_norm(hidden_states)
+
+    def logits(self, states: torch.Tensor, copied_ids: torch.LongTensor | None = None) -> torch.Tensor:
+        """Logits (..., V) from `states` (..., d), and the token that each position can copy (...)."""
+        logits = self.lm_head(states)
+        if self.copy_head is None:
+            return logits
+        return logits.scatter_add(-1, copied_ids.unsqueeze(-1), self.copy_head(states).to(logits.dtype))
+
+    def forward(self, latents: torch.Tensor, copied_ids: torch.LongTensor | None = None) -> torch.Tensor:
+        return self.logits(self.states(latents), copied_ids)
+
+    def cross_entropy(
+        self,
+        states: torch.Tensor,
+        labels: torch.Tensor,
+        label_smoothing: float = 0.0,
+        logits: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Cross-entropy of every position (B, L) from `states`, or from their `logits` where they are there already;
+        `config.loss_chunk_size` positions at a time if it is set.
+        """
+        if logits is None and self.loss_chunk_size is None:
+            logits = self.lm_head(states)
+        if logits is not None:
+            return token_cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        return chunked_token_cross_entropy(
+            states, self.lm_head, labels, self.loss_chunk_size, label_smoothing=label_smoothing
+        )
+
+
+class YanLengthHead(nn.Module):
+    """
+    Logits over the answer's length (B, max_position_embeddings); index i is length i + 1. Features of the source tokens
+    are summed, not averaged: what a token adds to an answer's length does not shrink with the number of tokens.
+    """
+
+    def __init__(self, config: YanConfig):
+        super().__init__()
+        self.token_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.max_position_embeddings)
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.scale = config.max_position_embeddings**-0.5
+
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Source states (B, Lx, d) and their mask (B, Lx)."""
+        features = self.act_fn(self.token_proj(hidden_states))
+        if mask is not None:
+            features = features * mask.to(features.dtype).unsqueeze(-1)
+        return self.out_proj(self.act_fn(self.dense(features.sum(1) * self.scale)))

@@ -1,0 +1,177 @@
+"""What every YAN class shares: how its weights begin, and how it is saved."""
+
+import math
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import cached_file, logging
+
+from .configuration_yan import YanConfig
+from .flow_layers_yan import YanModulation
+from .layers_yan import YanEncoderLayer
+from .mixers_yan import YanAttention, YanMambaDirection, YanNearIdentity
+from .model_card_yan import model_card
+from .velocity_field_yan import YanExperts
+
+logger = logging.get_logger(__name__)
+
+# Activations with act(x) - act(-x) = x, from which two rows of weights make an identity.
+IDENTITY_PAIRS = {"gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish"}
+# Added to the logit of the token that a position can copy, before anything is learned.
+COPY_START = 6.0
+
+
+class YanPreTrainedModel(PreTrainedModel):
+    config_class = YanConfig
+    config: YanConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = [
+        "YanEmbeddings",
+        "YanEncoderLayer",
+        "YanFlowLayer",
+        "YanJointFlowLayer",
+        "YanDecoderLayer",
+        "YanExperts",
+    ]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": YanEncoderLayer, "attentions": YanAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+
+        def linear_(weight: torch.Tensor, fan_in: int, scale: float = 1.0):
+            std = self.config.initializer_range
+            init.normal_(weight, std=scale * ((3 * fan_in) ** -0.5 if std is None else std))
+
+        if isinstance(module, YanNearIdentity):
+            linear_(module.weight, module.in_features, 0.5)
+            init.copy_(module.weight, module.weight + torch.eye(module.in_features).to(module.weight))
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            linear_(module.weight, module.in_features)
+            if module is self.get_output_embeddings() and not self.config.tie_word_embeddings:
+                self._start_head_from_embeddings(module)
+            if isinstance(module, YanModulation):
+                chunks = torch.zeros(module.out_features // self.config.hidden_size, self.config.hidden_size)
+                chunks[0::2] = 1
+                init.copy_(module.bias, chunks.flatten())
+                if self.config.flow_from_encoder:
+                    init.zeros_(module.weight)
+            if module is getattr(getattr(self, "decoder", None), "copy_head", None):
+                init.zeros_(module.weight)
+                init.constant_(module.bias, COPY_START)
+        elif isinstance(module, nn.LayerNorm) and module is getattr(getattr(self, "decoder", None), "final_norm", None):
+            self._start_tied_norm(module)
+        elif isinstance(module, nn.Conv1d):
+            # Each channel has its own filter, as wide as the kernel; torch's default variance, whatever
+            # initializer_range.
+            init.normal_(module.weight, std=(3 * module.kernel_size[0]) ** -0.5)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.embedding_std)
+        elif isinstance(module, YanExperts):
+            width, inner = module.down_proj.shape[1:]
+            copies = (
+                self.config.prediction_type == "data"
+                and self.config.hidden_act in IDENTITY_PAIRS
+                and inner >= 2 * width
+            )
+            linear_(module.up_proj, width, 0.2 if copies else 1.0)
+            linear_(module.down_proj, inner, 0.2 if copies else 1.0)
+            if copies:
+                pair = torch.zeros(inner, width).to(module.up_proj)
+                pair[:width], pair[width : 2 * width] = torch.eye(width), -torch.eye(width)
+                init.copy_(module.up_proj, module.up_proj + pair)
+                init.copy_(module.down_proj, module.down_proj + pair.T)
+            init.zeros_(module.up_bias)
+            init.zeros_(module.down_bias)
+        elif isinstance(module, YanMambaDirection):
+            # As Mamba does it: decay rates 1 .. N in every channel, step sizes log-uniform in [0.001, 0.1].
+            rates = torch.arange(1, module.A_log.shape[1] + 1, dtype=torch.float32)
+            init.copy_(module.A_log, rates.log().expand_as(module.A_log))
+            init.ones_(module.D)
+            init.uniform_(module.dt_proj.weight, -(module.rank**-0.5), module.rank**-0.5)
+            steps = torch.exp(torch.rand(len(module.D)) * math.log(100.0) + math.log(0.001)).clamp_min(1e-4)
+            # The inverse of softplus.
+            init.copy_(module.dt_proj.bias, steps + (-torch.expm1(-steps)).log())
+
+    def _start_head_from_embeddings(self, head: nn.Linear) -> None:
+        """
+        Gives the output projection the token embeddings, scaled to logits of standard deviation 1 for a wrong token. A
+        latent of YAN's own encoder keeps its token's embedding on the residual path, so that a new model gives clean
+        text back before any training.
+        """
+        if self.config.encoder_config is None:
+            scale = self.config.embedding_std * self.config.hidden_size**0.5
+            init.copy_(head.weight, self.get_input_embeddings().weight / scale)
+
+    def _start_tied_norm(self, norm: nn.LayerNorm) -> None:
+        """The same for the norm in front of the table itself; that of a hosted encoder has no known scale yet."""
+        if self.config.encoder_config is None:
+            init.constant_(norm.weight, 1 / (self.config.embedding_std * self.config.hidden_size**0.5))
+
+    def tie_head(self) -> None:
+        """With `config.tie_word_embeddings`, names the table that the output projection shares; before `post_init`."""
+        if self.config.tie_word_embeddings:
+            table = self.get_input_embeddings().weight
+            name = next(name for name, parameter in self.named_parameters() if parameter is table)
+            self._tied_weights_keys = {"decoder.lm_head.weight": name}
+
+    @torch.no_grad()
+    def start_tied_head(self) -> None:
+        """Scales what a tied output projection reads, so that logits of a wrong token have standard deviation 1."""
+        if self.config.tie_word_embeddings:
+            table = self.get_input_embeddings().weight
+            self.decoder.final_norm.weight.fill_(1 / (table.std().item() * table.shape[1] ** 0.5))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
+        """
+        As in transformers, and complete: the code that loads the folder with `trust_remote_code=True` is saved with it,
+        which the library does for a class with a single Auto class only, and never for pipelines; and a README.md where
+        there is none.
+        """
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            folder = Path(save_directory)
+            self._save_code(folder)
+            if not (folder / "README.md").exists():
+                (folder / "README.md").write_text(model_card(self, folder.resolve().name), encoding="utf-8")
+
+    def _save_code(self, folder: Path) -> None:
+        here = Path(__file__).parent
+        files = {file.name: file for file in here.glob("*_yan.py")}
+        # Inference Endpoints look for it under this name.
+        if (here / "handler.py").is_file():
+            files["handler.py"] = here / "handler.py"
+        for name in (
+            "configuration_yan.py",
+            "pipeline_yan.py",
+            "restoration_yan.py",
+            "text_changes_yan.py",
+            "text_windows_yan.py",
+            "words_yan.py",
+            "handler.py",
+        ):
+            if name not in files:
+                # Loaded as remote code, which caches only what this file imports; the rest is where the model came
+                # from.
+                found = cached_file(self.config.name_or_path, name, _raise_exceptions_for_missing_entries=False)
+                if found is None:
+                    logger.warning(
+                        f"{name} was not found beside {self.config.name_or_path}; {folder} is saved without it"
+                    )
+                    continue
+                files[name] = Path(found)
+        for name, file in files.items():
+            if file.resolve() != (folder / name).resolve():
+                shutil.copyfile(file, folder / name)
