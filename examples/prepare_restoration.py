@@ -99,6 +99,10 @@ def main() -> None:
     for given in arguments.documents:
         for split, rows in windows_by_split(read_documents(given), arguments).items():
             texts.setdefault(split, []).extend({"text": row, "source": Path(given).name} for row in rows)
+    # What many people say is in several documents.
+    trained = {row["text"] for row in texts.get("train", [])}
+    for split in texts.keys() - {"train"}:
+        texts[split] = [row for row in texts[split] if row["text"] not in trained]
     with whole_folder(arguments.output_dir) as folder:
         for split, rows in texts.items():
             # The first rows of a split are then from everywhere.

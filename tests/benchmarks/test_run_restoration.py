@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
 from modeling_yan.data.redrawn_pairs import RedrawnPairs
 from modeling_yan.data.tasks import Task
@@ -80,6 +80,21 @@ def test_a_test_split_is_needed(folder):
 def test_documents_that_cannot_be_read_are_refused(folder, documents, message):
     line = refused("examples/prepare_restoration.py", cwd=folder, documents=documents, output_dir="none")
     assert message in line
+
+
+def test_what_was_trained_on_is_not_held_out(tmp_path):
+    told = ["Have a nice day, then.", "Nobody saw him go."]
+    (tmp_path / "talks").mkdir()
+    for split, texts in {"train": told[:1], "validation": told, "test": told[::-1]}.items():
+        Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "talks" / f"{split}.parquet")
+    ran("examples/prepare_restoration.py", cwd=tmp_path, documents="talks:text", output_dir="clean")
+    files = {split: str(tmp_path / "clean" / f"{split}.parquet") for split in ("train", "validation", "test")}
+    rows = load_dataset("parquet", data_files=files)
+    assert {split: rows[split]["text"][:] for split in rows} == {
+        "train": told[:1],
+        "validation": told[1:],
+        "test": told[1:],
+    }
 
 
 def test_chapters_of_books_are_documents(tmp_path):
