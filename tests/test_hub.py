@@ -1,5 +1,6 @@
 """The Hub round trip: a saved folder works where the package is not installed, with the same numbers."""
 
+import itertools
 import json
 import re
 import textwrap
@@ -348,6 +349,41 @@ def test_the_card_of_yan_restore_holds_scores_that_were_measured():
     assert stated == {name: round(value, 1) for name, value in names.items()}
     assert {result.dataset_split for result in card.data.eval_results} == {"test"}
     assert card.data.model_name == YAN_RESTORE.name
+
+
+COLUMNS = {
+    "wrong words": "word_error_rate",
+    "punctuation, F1": "punctuation_f1",
+    "period, F1": "period_f1",
+    "comma, F1": "comma_f1",
+    "question mark, F1": "question_mark_f1",
+    "capitals, F1": "capital_f1",
+    "misspelled words mended": "spelling_recall",
+    "right words harmed": "harmed",
+    "numbers and links harmed": "protected_harmed",
+    "texts all right": "exact_match",
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "splits"),
+    [("README.md", ["test"]), ("docs/restore.md", ["test", "unseen"]), (YAN_RESTORE / "README.md", ["test"])],
+)
+def test_tables_of_restored_texts_hold_what_was_measured(page, splits):
+    measured = json.loads((ROOT / "benchmarks" / "results" / "restoration.json").read_text())
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    heads = [n for n, line in enumerate(lines) if line.startswith("| | wrong words |")]
+    for head, split in zip(heads, splits, strict=True):
+        names = [cell.strip() for cell in lines[head].split("|")[2:-1]]
+        rows = itertools.takewhile(lambda line: line.startswith("|"), lines[head + 2 :])
+        stated = [[cell.split("[")[0].strip() for cell in row.split("|")[2:-1]] for row in rows]
+        keys = [COLUMNS[name] for name in names if name in COLUMNS]
+        systems = measured["scores"][split].values()
+        known = [[f"{scores[key]:.1f}" for key in keys] for scores in systems] + [["–"] * len(keys)]
+        assert [row for row in stated if row[: len(keys)] not in known] == []
+        if "milliseconds" in names:
+            times = {f"{own['ms']:.1f}" for own in measured["speed"].values()} | {"–"}
+            assert {row[-1] for row in stated} <= times
 
 
 def test_yan_restore_restores(stranger, tmp_path):
