@@ -55,12 +55,14 @@ def check_room(
         return
     rows = tokenizer(list(sources), truncation=True, max_length=max_source_length)["input_ids"]
     largest = max((max(row) for row in rows if row), default=0)
-    if largest >= model.config.vocab_size:
+    # Of a model made of two (EncoderDecoderModel), what reads the sources.
+    config = getattr(model.config, "encoder", model.config)
+    if largest >= config.vocab_size:
         raise ValueError(
-            f"the tokenizer of {model.name_or_path} writes id {largest}, the model has {model.config.vocab_size} ids: "
+            f"the tokenizer of {model.name_or_path} writes id {largest}, the model has {config.vocab_size} ids: "
             "they do not belong together"
         )
-    longest, room = max(map(len, rows)), getattr(model.config, "max_position_embeddings", None)
+    longest, room = max(map(len, rows)), getattr(config, "max_position_embeddings", None)
     # A decoder of its own counts from the answer's beginning.
     needed = max(longest, max_new_tokens) if is_seq2seq(model) else longest + max_new_tokens
     if room is not None and needed > room:
