@@ -283,12 +283,12 @@ def test_autoencoder_weights_start_a_flow_and_the_rest_is_fresh(tmp_path):
 
 def test_old_config_with_fewer_fields_loads(folder, tmp_path):
     config = json.loads((folder / "config.json").read_text())
-    for name in ("embedding_std", "classifier_dropout", "mamba_intermediate_size"):
+    for name in ("copy_mechanism", "classifier_dropout", "mamba_intermediate_size"):
         del config[name]
     del config["training_config"]["label_smoothing"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     loaded = AutoConfig.from_pretrained(tmp_path)
-    assert (loaded.embedding_std, loaded.training_config.label_smoothing) == (1.0, 0.0)
+    assert (loaded.copy_mechanism, loaded.training_config.label_smoothing) == (False, 0.0)
 
 
 def test_config_round_trip_keeps_every_field():

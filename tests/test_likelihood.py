@@ -57,10 +57,12 @@ def written_texts(model, source: torch.Tensor, positions: int, noise: torch.Tens
     blanks = model.config.canvas_ratio > 1
     options = model.generation_options()
     canvas = torch.ones(1, positions, dtype=torch.bool)
-    condition = model.model.condition(positions, canvas, model.encode_source(source)[0], None)
+    encoded = model.encode_source(source)[0]
+    condition = model.model.condition(positions, canvas, encoded, None)
     with torch.no_grad():
         states = model.solve(noise[:, :positions], condition, uniform[:, :positions], options.sampling)
-        logits = model.decoder(states, model.copied_ids(positions, source, None))[0]
+        copied = model.copy_source(model.copied_ids(positions, source, None), encoded, None)
+        logits = model.decoder(states, copied)[0]
     held = [0, *WRITABLE] if blanks else WRITABLE
     probs = torch.zeros_like(logits)
     probs[:, held] = logits[:, held].softmax(-1)

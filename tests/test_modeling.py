@@ -482,7 +482,6 @@ def test_vocabulary_can_be_resized(model):
         ({"prior_std": float("nan")}, "prior_std=nan must be a finite number"),
         ({"training_config": {"velocity_std": float("inf")}}, "velocity_std=inf must be a finite number"),
         ({"training_config": {"unroll_stepz": 1}}, r"no \['unroll_stepz'\]; its settings are"),
-        ({"embedding_std": 0.0}, "embedding_std=0.0 must be greater than 0"),
         ({"initializer_range": -0.1}, "initializer_range=-0.1"),
         ({"mamba_intermediate_size": 0}, "mamba_intermediate_size=0"),
         ({"velocity_std": -1.0}, "velocity_std"),

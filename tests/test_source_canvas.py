@@ -7,6 +7,7 @@ import torch
 
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
 from modeling_yan.canvas_yan import copied_tokens, source_indices
+from modeling_yan.copying_yan import CopySource
 
 from .helpers import VOCAB_SIZE, WITH_BLANKS, seeded, source_batch, target_labels, tiny_config, tiny_model
 
@@ -101,10 +102,10 @@ def test_the_bias_towards_the_source_is_that_of_its_formula():
     torch.nn.init.normal_(model.decoder.copy_head.weight, generator=seeded())
     ids, mask = source_batch((7, 4, 5))
     states = torch.randn(3, 14, 16, generator=seeded())
-    copied = model.copied_ids(14, ids, mask)
+    copied = CopySource(model.copied_ids(14, ids, mask))
     bias = model.decoder.copy_head(states)
-    expected = model.decoder.lm_head(states) + bias * torch.nn.functional.one_hot(copied, VOCAB_SIZE)
-    assert torch.allclose(model.decoder.logits(states, copied), expected, atol=1e-6)
+    expected = model.decoder.lm_head(states) + bias * torch.nn.functional.one_hot(copied.ids, VOCAB_SIZE)
+    assert torch.allclose(model.decoder.logits(states, model.decoder.copies(states, copied)), expected, atol=1e-6)
     model.train()(ids, mask, target_labels((6, 3, 5)), generator=seeded()).loss.backward()
     assert model.decoder.copy_head.bias.grad.abs() > 0
 

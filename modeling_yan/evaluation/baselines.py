@@ -236,9 +236,10 @@ def plain_answers(model, source: torch.LongTensor, length: int, steps: int, seed
     canvas = int(canvas_lengths(torch.tensor(length), config.canvas_ratio, config.max_position_embeddings))
     lengths = [canvas] * len(source)
     x_0, uniform = draw_noise(seeds, lengths, 1, config.hidden_size, std=config.prior_std, device=source.device)
-    condition = model.model.condition(canvas, None, model.get_encoder()(source).last_hidden_state, None)
+    states = model.get_encoder()(source).last_hidden_state
+    condition = model.model.condition(canvas, None, states, None)
     latents = model.solve_plain(x_0[:, 0], condition, uniform[0][:, 0], options)
-    logits = model.decoder(latents, model.copied_ids(canvas, source, None))
+    logits = model.decoder(latents, model.copy_source(model.copied_ids(canvas, source, None), states, None))
     ids = model.writable_logits(logits).argmax(-1)
     if config.canvas_ratio > 1:
         ids = ctc_collapse(ids, None, config.pad_token_id, config.pad_token_id)

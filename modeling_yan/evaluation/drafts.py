@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.copying_yan import CopySource
 from modeling_yan.evaluation.speed import timed
 from modeling_yan.flow_matching_yan import time_grid
 from modeling_yan.generation_options_yan import GenerationOptions
@@ -187,7 +188,7 @@ def read_canvas(
     latents: torch.Tensor,
     experts: Sequence[int],
     options: GenerationOptions,
-    copied_ids: torch.LongTensor | None = None,
+    copied: CopySource | None = None,
 ) -> list[Position]:
     """
     A canvas as the decoder reads it.
@@ -196,9 +197,9 @@ def read_canvas(
         latents: (L, d).
         experts: of each position (L,).
         options: of the call that they come from, as `model.generation_options` gives them.
-        copied_ids: (1, L), as `model.copied_ids` gives them.
+        copied: of one row, as `model.copy_source` gives it.
     """
-    logits = model.decoder(latents.unsqueeze(0), copied_ids)[0].float()
+    logits = model.decoder(latents.unsqueeze(0), copied)[0].float()
     ids = (logits + model.token_bias(options.sampling, logits.device)).argmax(-1)
     probabilities = logits.softmax(-1).gather(1, ids.unsqueeze(1)).squeeze(1).tolist()
     ids = ids.tolist()
@@ -261,9 +262,11 @@ def write_with_drafts(
     states = output.trajectory[:, 0]
     grid = time_grid(steps, shift=options.sampling.time_shift, device=states.device)
     latents = torch.cat([states[:1], step_endpoints(states, grid)])
+    read = model.get_encoder()(batch["input_ids"]).last_hidden_state
     copied_ids = model.copied_ids(latents.shape[1], batch["input_ids"], None)
+    copied = model.copy_source(copied_ids, read, None)
     return Writing(
-        drafts=[read_canvas(model, tokenizer, canvas, experts, options, copied_ids) for canvas in latents],
+        drafts=[read_canvas(model, tokenizer, canvas, experts, options, copied) for canvas in latents],
         num_experts=model.config.num_experts,
         source_tokens=count,
         answer_tokens=output.sequences.shape[1],

@@ -10,7 +10,7 @@ is kept.
 
     encoder: input_ids, attention_mask (B, Lx) -> states (B, Lx, d), length_logits (B, positions)
     canvas_N_steps: x_0 (B, L, d), uniform (B, L), argmax_experts (), states, attention_mask, canvas_mask (B, L),
-        token_bias (V,), and copied_ids (B, L) where positions copy -> ids (B, L), log_probs (B, L)
+        token_bias (V,), and copied_ids (B, L or Lx) where positions copy -> ids (B, L), log_probs (B, L)
 """
 
 import argparse
@@ -79,8 +79,10 @@ class CanvasGraph(nn.Module):
         latents, _ = self.model.model.flow.solve(x_0, condition, choose, time_grid=self.time_grid, solver=self.solver)
         # Flat, so that the bias of the largest product is added inside of it.
         decoder = self.model.decoder
-        copied_ids = None if copied_ids is None else copied_ids.flatten()
-        logits = decoder.logits(decoder.states(latents).flatten(0, 1), copied_ids)
+        decoded, copied = decoder.states(latents), self.model.copy_source(copied_ids, states, attention_mask)
+        copies = decoder.copies(decoded, copied)
+        copies = None if copies is None else tuple(part.flatten(0, 1) for part in copies)
+        logits = decoder.logits(decoded.flatten(0, 1), copies)
         ids = (logits + token_bias).argmax(-1)
         log_probs = logits.log_softmax(-1).gather(-1, ids.unsqueeze(-1))
         return ids.view(uniform.shape), log_probs.view(uniform.shape)
@@ -157,11 +159,12 @@ def output_names(name: str, model: YanForConditionalGeneration) -> list[str]:
     return ["ids", "log_probs"]
 
 
-def dynamic_shapes(inputs: dict, longest: int) -> dict:
-    """Batch and lengths free; inputs of the same kind share theirs."""
+def dynamic_shapes(inputs: dict, longest: int, points: bool = False) -> dict:
+    """Batch and lengths free; inputs of the same kind share theirs. With `points`, what is copied is the source."""
     batch, source, canvas = Dim("batch"), Dim("source_length", max=longest), Dim("canvas_length", max=longest)
     sizes = {name: {0: batch, 1: source} for name in ("input_ids", "attention_mask", "states")}
-    sizes |= {name: {0: batch, 1: canvas} for name in ("x_0", "uniform", "canvas_mask", "copied_ids")}
+    sizes |= {name: {0: batch, 1: canvas} for name in ("x_0", "uniform", "canvas_mask")}
+    sizes["copied_ids"] = {0: batch, 1: source if points else canvas}
     return {name: sizes.get(name, {}) for name in inputs}
 
 
@@ -308,7 +311,7 @@ def export_graph(name: str, graph: EncoderGraph | CanvasGraph, path: Path) -> No
     longest = model.config.max_position_embeddings
     inputs, outputs = example_inputs(model, 3, min(11, longest), min(9, longest))[kind], output_names(kind, model)
     with attention_of(model, path.suffix[1:]):
-        run = write_graph(graph, inputs, dynamic_shapes(inputs, longest), outputs, path)
+        run = write_graph(graph, inputs, dynamic_shapes(inputs, longest, model.config.copy_mechanism), outputs, path)
     for rows, source, canvas in ((1, 5, 2), (4, 17, 23)):
         items = example_inputs(model, rows, min(source, longest), min(canvas, longest), seed=rows)[kind]
         with torch.no_grad():

@@ -165,6 +165,10 @@ class YanOrtForConditionalGeneration(YanGenerationMixin):
         if on_draft is not None:
             raise ValueError("a streamer with put_draft needs each step's state, which graphs do not return; use put")
         rows, repeats = len(x_0), len(x_0) // len(source)
+
+        def repeat(part: torch.Tensor) -> torch.Tensor:
+            return part if repeats == 1 else part.repeat_interleave(repeats, 0)
+
         if source_mask is None:
             source_mask = torch.ones(source.shape[:2], dtype=torch.long)
         mask = length_mask(torch.full((rows,), x_0.shape[1])) if canvas_mask is None else canvas_mask
@@ -173,11 +177,11 @@ class YanOrtForConditionalGeneration(YanGenerationMixin):
             x_0=x_0,
             uniform=uniform[0],
             argmax_experts=torch.tensor(options.expert_selection == "argmax"),
-            states=source if repeats == 1 else source.repeat_interleave(repeats, 0),
-            attention_mask=(source_mask if repeats == 1 else source_mask.repeat_interleave(repeats, 0)).long(),
+            states=repeat(source),
+            attention_mask=repeat(source_mask).long(),
             canvas_mask=mask.long(),
             token_bias=self.token_bias(options),
-            **({} if copied_ids is None else {"copied_ids": copied_ids}),
+            **({} if copied_ids is None else {"copied_ids": repeat(copied_ids)}),
         )
         return *self.read_positions(ids, log_probs, canvas_mask, options), None
 

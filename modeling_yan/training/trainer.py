@@ -121,7 +121,7 @@ class YanTrainerMixin(KnownLengthsMixin):
 
     Args:
         embedding_learning_rate: of the token embeddings, with the schedule of all others, whose rate it is by default.
-            They begin at a standard deviation of 1 (`config.embedding_std`), twenty times that of a GPT-2, and at the
+            They begin at a standard deviation of 1 (`EMBEDDING_STD`), twenty times that of a GPT-2, and at the
             others' rate they stay what they were drawn as.
         encoder_learning_rate: of a pretrained encoder with its embeddings, in the same way. What has been learned
             before moves less than what begins.
