@@ -3,6 +3,8 @@ The parts that encoder, autoencoder and flow share: embeddings, feed-forward, en
 losses, no sampling.
 """
 
+import math
+
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
@@ -12,6 +14,11 @@ from .configuration_yan import YanConfig
 from .copying_yan import CopySource, add_copies, lowest, shift_by_position, total_by_token
 from .flow_matching_yan import chunked_token_cross_entropy, token_cross_entropy
 from .mixers_yan import MIXERS
+
+# Added to the logit of the token that a position can copy, before anything is learned.
+COPY_START = 6.0
+# A source of so many tokens has as much weight as the vocabulary, before anything is learned.
+POINTED_TOKENS = 64
 
 
 def position_ids_from_mask(mask: torch.Tensor) -> torch.Tensor:
@@ -114,10 +121,11 @@ class YanDecoderLayer(GradientCheckpointingLayer):
 
 
 class YanCopyBias(nn.Linear):
-    """How much copying is worth at a position. A class of its own because it starts at `COPY_START`."""
+    """How much copying is worth at a position. A class of its own because it begins at `start`, whatever it reads."""
 
-    def __init__(self, config: YanConfig):
+    def __init__(self, config: YanConfig, start: float):
         super().__init__(config.hidden_size, 1)
+        self.start = start
 
 
 class YanPointer(nn.Module):
@@ -132,7 +140,7 @@ class YanPointer(nn.Module):
         self.scaling, self.ratio = config.hidden_size**-0.5, config.canvas_ratio
         self.q_proj = nn.Linear(config.hidden_size, 2 * config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, 2 * config.hidden_size)
-        self.bias_proj = YanCopyBias(config)
+        self.bias_proj = YanCopyBias(config, math.log(config.vocab_size / POINTED_TOKENS))
 
     def forward(self, states: torch.Tensor, source: CopySource) -> torch.Tensor:
         """States (B, L, d) -> scores (B, L, Lx) in float32."""
@@ -166,7 +174,7 @@ class YanDecoder(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.copy_head = None
         if copies and config.canvas_from_source:
-            self.copy_head = YanCopyBias(config)
+            self.copy_head = YanCopyBias(config, COPY_START)
         elif copies and config.copy_mechanism:
             self.copy_head = YanPointer(config)
 
@@ -181,7 +189,6 @@ class YanDecoder(nn.Module):
         """Ids (B, L, S) that the positions of `states` (B, L, d) can copy, and their scores (B, L, S)."""
         if self.copy_head is None:
             return None
-        copied = copied.for_rows(len(states))
         if isinstance(self.copy_head, YanCopyBias):
             return copied.ids.unsqueeze(-1), self.copy_head(states)
         scores = total_by_token(self.copy_head(states, copied), copied.ids)

@@ -25,8 +25,6 @@ IDENTITY_PAIRS = {"gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swis
 # Initial standard deviation of token and position embeddings. Positions must live on the scale of latents and prior:
 # the flow adds them to its state.
 EMBEDDING_STD = 1.0
-# Added to the logit of a token that a position can copy, before anything is learned.
-COPY_START = 6.0
 
 
 class YanPreTrainedModel(PreTrainedModel):
@@ -72,7 +70,7 @@ class YanPreTrainedModel(PreTrainedModel):
                     init.zeros_(module.weight)
             if isinstance(module, YanCopyBias):
                 init.zeros_(module.weight)
-                init.constant_(module.bias, COPY_START)
+                init.constant_(module.bias, module.start)
         elif isinstance(module, nn.LayerNorm) and module is getattr(getattr(self, "decoder", None), "final_norm", None):
             self._start_tied_norm(module)
         elif isinstance(module, nn.Conv1d):

@@ -366,7 +366,7 @@ class YanSamplingMixin:
         size = max(1, DECODE_LOGITS // self.config.vocab_size)
         positions = torch.arange(length, device=states.device).repeat(rows)
         draws = states.new_zeros(rows, length) if uniform is None else uniform
-        copies = self.decoder.copies(states, copied) or ()
+        copies = self.decoder.copies(states, None if copied is None else copied.for_rows(rows)) or ()
         flat = [states.flatten(0, 1), draws.flatten(), positions, *(part.flatten(0, 1) for part in copies)]
         chunks = [flat] if rows * length <= size else zip(*(x.split(size) for x in flat))
         picked = [self._pick_tokens(options, *chunk) for chunk in chunks]

@@ -45,8 +45,8 @@ def assert_same(compiled, plain):
 @pytest.mark.parametrize("mixer", ["attention", "conv_attention", "mamba"])
 def test_traced_without_breaks_and_with_the_plain_tokens(mixer):
     # Positions of both kinds: from the beginning, on a canvas of the source's tokens, in the middle case, from both
-    # ends in the others.
-    options = {"reverse_positions": True}
+    # ends, with tokens that are copied, in the others.
+    options = {"reverse_positions": True, "copy_mechanism": True}
     if mixer == "conv_attention":
         options = {"canvas_ratio": 1.5, "length_head": "source", "nll_loss_weight": 0.0, "mse_loss_weight": 0.0}
     # With attention to the source and without.

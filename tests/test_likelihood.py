@@ -85,8 +85,16 @@ def written_texts(model, source: torch.Tensor, positions: int, noise: torch.Tens
         (BLANKS, "predicted"),
         (BLANKS, "canvas"),
         ({**BLANKS, "length_head": "source"}, "source"),
+        ({"copy_mechanism": True}, "predicted"),
     ],
-    ids=["placed", "placed on a fixed canvas", "blanks", "blanks on a fixed canvas", "blanks beside the source"],
+    ids=[
+        "placed",
+        "placed on a fixed canvas",
+        "blanks",
+        "blanks on a fixed canvas",
+        "blanks beside the source",
+        "copied",
+    ],
 )
 def test_it_is_what_enumeration_of_every_position_gives(options, mode):
     model = tiny_model(**SMALL, **options)
@@ -100,7 +108,7 @@ def test_it_is_what_enumeration_of_every_position_gives(options, mode):
     for text in ((5, EOS), (5, 5), (EOS,), (6, 4)):
         answer = torch.tensor([text])
         found = model.log_likelihood(source, labels=answer, prior_noise=noise)
-        positions = (2 if fixed else len(text)) * (2 if options else 1)
+        positions = (2 if fixed else len(text)) * int(model.config.canvas_ratio)
         probability = 0.0
         for prior in range(2):
             whole, begun = written_texts(model, source, positions, noise[:, prior], torch.zeros(1, positions))
@@ -137,7 +145,11 @@ def test_noise_that_is_given_takes_the_place_of_the_draw():
     torch.testing.assert_close(alone, both[1:2], atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, BLANKS, {"reverse_positions": True}], ids=["placed", "blanks", "reverse"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, BLANKS, {"reverse_positions": True}, {"copy_mechanism": True}],
+    ids=["placed", "blanks", "reverse", "copied"],
+)
 def test_neither_padding_nor_batch_mates_change_a_probability(options):
     model = tiny_model(**options)
     ids, mask = source_batch()

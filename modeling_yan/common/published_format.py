@@ -108,6 +108,7 @@ def published_config(config: YanConfig) -> dict:
         "layer_norm_eps": 1e-5,
         "intermediate_size": 4 * width,
         "length_head": False,
+        "copy_mechanism": False,
     }
     other = {name: getattr(config, name) for name, value in fixed.items() if getattr(config, name) != value}
     multiples = ("gate_hidden_size", "mamba_intermediate_size")

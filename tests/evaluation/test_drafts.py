@@ -66,8 +66,8 @@ def test_the_shipped_model_shows_what_it_writes(shipped, source, steps):
 @pytest.mark.parametrize("repeats", [0, 2], ids=["as_written", "merged"])
 @pytest.mark.parametrize(
     "changes",
-    [{}, WITH_BLANKS, {**WITH_BLANKS, "length_head": "source"}],
-    ids=["a_place_per_token", "blanks", "blanks_beside_the_source"],
+    [{}, WITH_BLANKS, {**WITH_BLANKS, "length_head": "source"}, {"copy_mechanism": True}],
+    ids=["a_place_per_token", "blanks", "blanks_beside_the_source", "copied"],
 )
 def test_random_models_show_what_they_write(changes, repeats):
     tokenizer = word_tokenizer()

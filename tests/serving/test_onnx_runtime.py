@@ -38,13 +38,14 @@ HOSTED = {
     ),
     "t5": T5Config(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2, pad_token_id=0),
 }
+POINTED = {"reverse_positions": True, "copy_mechanism": True}
 MODELS = {
-    "attention": {"encoder_mixer": "conv_attention", "flow_mixer": "conv_attention", "reverse_positions": True},
+    "attention": {"encoder_mixer": "conv_attention", "flow_mixer": "conv_attention", **POINTED},
     "mamba": {"encoder_mixer": "mamba", "flow_mixer": "mamba"},
     **{name: {"encoder_config": config.to_dict()} for name, config in HOSTED.items()},
 }
 # One export shows a hosted encoder, a single expert, a canvas of the source's tokens and predicted data, the other
-# three experts, positions from both ends and velocities.
+# three experts, positions from both ends that point at the source, and velocities.
 MODELS["bert"] |= {**WITH_BLANKS, "num_experts": 1, "prediction_type": "data", "length_head": "source"}
 MODELS["joint flow"] = {
     "encoder_config": HOSTED["bert"].to_dict(),

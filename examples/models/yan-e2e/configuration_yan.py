@@ -48,6 +48,7 @@ MOST_LAYERS, MOST_PARAMETERS = 1000, 10**12
 RENAMED_KEYS = {"end_positions": "reverse_positions", "ngram_loss_weight": "bigram_loss_weight"}
 REMOVED_KEYS = {
     "attention_conv_size": (CONV_ATTENTION_SIZE,),
+    "embedding_std": (1.0,),
     "ngram_size": None,
     "num_experts_per_token": None,
 }
@@ -231,10 +232,11 @@ class YanConfig(PreTrainedConfig):
             every token has its place. More (2, say) leaves positions blank, written as `pad_token_id`: tokens may stand
             anywhere in their order, and `ce_loss` is the exact likelihood over all placements (CTC). The loss terms
             that need a token's place are out then: set `nll_loss_weight` and `mse_loss_weight` to 0.
+        copy_mechanism (`bool`, defaults to `False`): Whether an answer can take tokens of its source as they are: every
+            position points at tokens of the source, which count beside the vocabulary. For names, numbers and
+            quotations. It needs `input_ids` where the answer is written.
         training_config (`dict` or `YanTrainingConfig`, *optional*): What only training reads: weights of the loss
             terms, sampling of times, unrolling, glancing, smoothing, chunks. A dict changes the settings that it names.
-        embedding_std (`float`, defaults to 1.0): Initial standard deviation of token and position embeddings. Positions
-            must live on the scale of latents and prior (1.0): the flow adds them to its state.
         initializer_range (`float`, *optional*): Initial standard deviation of linear layers;
             `1 / sqrt(3 * fan_in)` (torch's default variance) if unset.
         pad_token_id, bos_token_id, eos_token_id, mask_token_id (`int`, *optional*): Those of Llama-3 with a pad and a
@@ -294,8 +296,8 @@ class YanConfig(PreTrainedConfig):
     prior_std: float | int = 1.0
     length_head: bool | Literal["source"] = True
     canvas_ratio: float | int = 1.0
+    copy_mechanism: bool = False
     training_config: dict | YanTrainingConfig | None = None
-    embedding_std: float | int = 1.0
     initializer_range: float | int | None = None
     classifier_dropout: float | int | None = None
     pad_token_id: int | None = DEFAULT_TOKEN_IDS["pad_token_id"]
@@ -418,6 +420,11 @@ class YanConfig(PreTrainedConfig):
         return self.length_head == "source"
 
     @property
+    def copies_source(self) -> bool:
+        """Whether answers are written with the ids of their source at hand."""
+        return self.copy_mechanism or self.canvas_from_source
+
+    @property
     def num_hidden_layers(self) -> int:
         """Layers of the encoder, the part that every class has."""
         return self.encoder_layers
@@ -440,7 +447,7 @@ class YanConfig(PreTrainedConfig):
         sizes = (
             "vocab_size hidden_size num_attention_heads intermediate_size max_position_embeddings encoder_layers "
             "flow_layers num_experts gate_temperature gate_hidden_size prior_std layer_norm_eps mamba_d_state "
-            "mamba_d_conv mamba_expand mamba_intermediate_size embedding_std initializer_range"
+            "mamba_d_conv mamba_expand mamba_intermediate_size initializer_range"
         )
         _check_numbers(self, positive=tuple(sizes.split()), not_negative=("decoder_layers",))
         for name in ("encoder_layers", "flow_layers", "decoder_layers", "num_experts"):
@@ -462,6 +469,13 @@ class YanConfig(PreTrainedConfig):
         if self.canvas_ratio < 1:
             raise ValueError(f"canvas_ratio={self.canvas_ratio} must be at least 1, a position for every token")
         self.training_config.check_canvas(self.canvas_ratio)
+        if self.copy_mechanism and self.canvas_from_source:
+            raise ValueError(
+                "copy_mechanism=True with length_head='source': there each position copies its own token already; "
+                "leave copy_mechanism out"
+            )
+        if self.copy_mechanism and self.training_config.loss_chunk_size is not None:
+            raise ValueError("copy_mechanism=True needs the logits of all positions at once; leave loss_chunk_size out")
         if self.training_config.glancing_ratio and self.encoder_config is not None:
             raise ValueError(
                 f"glancing_ratio={self.training_config.glancing_ratio} shows YAN's own token embeddings, which are "

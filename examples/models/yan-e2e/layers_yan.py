@@ -3,14 +3,22 @@ The parts that encoder, autoencoder and flow share: embeddings, feed-forward, en
 losses, no sampling.
 """
 
+import math
+
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_yan import YanConfig
+from .copying_yan import CopySource, add_copies, lowest, shift_by_position, total_by_token
 from .flow_matching_yan import chunked_token_cross_entropy, token_cross_entropy
 from .mixers_yan import MIXERS
+
+# Added to the logit of the token that a position can copy, before anything is learned.
+COPY_START = 6.0
+# A source of so many tokens has as much weight as the vocabulary, before anything is learned.
+POINTED_TOKENS = 64
 
 
 def position_ids_from_mask(mask: torch.Tensor) -> torch.Tensor:
@@ -112,13 +120,48 @@ class YanDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.feed_forward(self.norm(hidden_states)))
 
 
+class YanCopyBias(nn.Linear):
+    """How much copying is worth at a position. A class of its own because it begins at `start`, whatever it reads."""
+
+    def __init__(self, config: YanConfig, start: float):
+        super().__init__(config.hidden_size, 1)
+        self.start = start
+
+
+class YanPointer(nn.Module):
+    """
+    Scores of the places of a source, from the states of canvas positions. There are two ways to a place: by its own
+    state, and by the state of the place that stands as many tokens before it as the position from the answer's
+    beginning. The second finds the beginning of a quotation once for all positions.
+    """
+
+    def __init__(self, config: YanConfig):
+        super().__init__()
+        self.scaling, self.ratio = config.hidden_size**-0.5, config.canvas_ratio
+        self.q_proj = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.bias_proj = YanCopyBias(config, math.log(config.vocab_size / POINTED_TOKENS))
+
+    def forward(self, states: torch.Tensor, source: CopySource) -> torch.Tensor:
+        """States (B, L, d) -> scores (B, L, Lx) in float32."""
+        query, key = self.q_proj(states).chunk(2, -1), self.k_proj(source.states.to(states.dtype)).chunk(2, -1)
+        bias = self.bias_proj(states).float()
+        own, first = ((q @ k.transpose(1, 2)).float() * self.scaling + bias for q, k in zip(query, key, strict=True))
+        if source.mask is not None:
+            absent = ~source.mask.bool().unsqueeze(1)
+            own, first = own.masked_fill(absent, lowest(own.dtype)), first.masked_fill(absent, lowest(first.dtype))
+        scores = torch.logaddexp(own, shift_by_position(first, self.ratio))
+        return scores if source.mask is None else scores.masked_fill(absent, lowest(scores.dtype))
+
+
 class YanDecoder(nn.Module):
     """
     Latents (B, L, d) -> logits (B, L, V), position by position.
 
     Args:
-        copies: whether each position has a token of the source that it can copy: `copy_head` says from the position's
-            state how much is added to that token's logit.
+        copies: whether positions copy from the source, if the config says so. On a canvas of the source's tokens
+            `copy_head` says from a position's state how much is added to the logit of its own token; elsewhere it
+            points at tokens of the source.
     """
 
     def __init__(self, config: YanConfig, copies: bool = False):
@@ -129,7 +172,11 @@ class YanDecoder(nn.Module):
         tied = config.tie_word_embeddings
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if tied else None
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.copy_head = nn.Linear(config.hidden_size, 1) if copies else None
+        self.copy_head = None
+        if copies and config.canvas_from_source:
+            self.copy_head = YanCopyBias(config, COPY_START)
+        elif copies and config.copy_mechanism:
+            self.copy_head = YanPointer(config)
 
     def states(self, latents: torch.Tensor) -> torch.Tensor:
         """What the output projection reads (B, L, d)."""
@@ -138,15 +185,27 @@ class YanDecoder(nn.Module):
             hidden_states = layer(hidden_states)
         return hidden_states if self.final_norm is None else self.final_norm(hidden_states)
 
-    def logits(self, states: torch.Tensor, copied_ids: torch.LongTensor | None = None) -> torch.Tensor:
-        """Logits (..., V) from `states` (..., d), and the token that each position can copy (...)."""
-        logits = self.lm_head(states)
+    def copies(self, states: torch.Tensor, copied: CopySource | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Ids (B, L, S) that the positions of `states` (B, L, d) can copy, and their scores (B, L, S)."""
         if self.copy_head is None:
-            return logits
-        return logits.scatter_add(-1, copied_ids.unsqueeze(-1), self.copy_head(states).to(logits.dtype))
+            return None
+        if isinstance(self.copy_head, YanCopyBias):
+            return copied.ids.unsqueeze(-1), self.copy_head(states)
+        scores = total_by_token(self.copy_head(states, copied), copied.ids)
+        return copied.ids.unsqueeze(1).expand_as(scores), scores
 
-    def forward(self, latents: torch.Tensor, copied_ids: torch.LongTensor | None = None) -> torch.Tensor:
-        return self.logits(self.states(latents), copied_ids)
+    def logits(self, states: torch.Tensor, copies: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        """Logits (..., V) from `states` (..., d), and ids and scores of what is copied (..., S)."""
+        logits = self.lm_head(states)
+        if copies is None:
+            return logits
+        if isinstance(self.copy_head, YanPointer):
+            return add_copies(logits, *copies)
+        return logits.scatter_add(-1, copies[0], copies[1].to(logits.dtype))
+
+    def forward(self, latents: torch.Tensor, copied: CopySource | None = None) -> torch.Tensor:
+        states = self.states(latents)
+        return self.logits(states, self.copies(states, copied))
 
     def cross_entropy(
         self,
@@ -154,13 +213,14 @@ class YanDecoder(nn.Module):
         labels: torch.Tensor,
         label_smoothing: float = 0.0,
         logits: torch.Tensor | None = None,
+        copied: CopySource | None = None,
     ) -> torch.Tensor:
         """
         Cross-entropy of every position (B, L) from `states`, or from their `logits` where they are there already;
         `config.loss_chunk_size` positions at a time if it is set.
         """
         if logits is None and self.loss_chunk_size is None:
-            logits = self.lm_head(states)
+            logits = self.logits(states, self.copies(states, copied))
         if logits is not None:
             return token_cross_entropy(logits, labels, label_smoothing=label_smoothing)
         return chunked_token_cross_entropy(

@@ -86,10 +86,11 @@ class YanLikelihoodMixin:
         if prior_noise is not None:
             x_0 = given_noise(prior_noise, x_0, lengths)
         copied_ids = self.copied_ids(canvas.shape[1], input_ids, attention_mask)
+        copied = self.copy_source(copied_ids, source, attention_mask)
         log_probs = []
         for prior in range(num_priors):
             states = self.solve(x_0[:, prior], condition, uniform[0, :, prior], options.sampling)
-            logits = self.writable_logits(self.decoder(states, copied_ids).float(), options.sampling.eos_token_ids)
+            logits = self.writable_logits(self.decoder(states, copied).float(), options.sampling.eos_token_ids)
             log_probs.append(self._log_prob_of_texts(logits, labels, canvas, options))
         total = torch.stack(log_probs, -1).logsumexp(-1) - math.log(num_priors)
         if options.length_mode != "predicted":

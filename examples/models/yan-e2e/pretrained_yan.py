@@ -13,7 +13,7 @@ from transformers.utils import cached_file, logging
 
 from .configuration_yan import YanConfig
 from .flow_layers_yan import YanModulation
-from .layers_yan import YanEncoderLayer
+from .layers_yan import YanCopyBias, YanEncoderLayer
 from .mixers_yan import YanAttention, YanMambaDirection, YanNearIdentity
 from .model_card_yan import model_card
 from .velocity_field_yan import YanExperts
@@ -22,8 +22,9 @@ logger = logging.get_logger(__name__)
 
 # Activations with act(x) - act(-x) = x, from which two rows of weights make an identity.
 IDENTITY_PAIRS = {"gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish"}
-# Added to the logit of the token that a position can copy, before anything is learned.
-COPY_START = 6.0
+# Initial standard deviation of token and position embeddings. Positions must live on the scale of latents and prior:
+# the flow adds them to its state.
+EMBEDDING_STD = 1.0
 
 
 class YanPreTrainedModel(PreTrainedModel):
@@ -67,9 +68,9 @@ class YanPreTrainedModel(PreTrainedModel):
                 init.copy_(module.bias, chunks.flatten())
                 if self.config.flow_from_encoder:
                     init.zeros_(module.weight)
-            if module is getattr(getattr(self, "decoder", None), "copy_head", None):
+            if isinstance(module, YanCopyBias):
                 init.zeros_(module.weight)
-                init.constant_(module.bias, COPY_START)
+                init.constant_(module.bias, module.start)
         elif isinstance(module, nn.LayerNorm) and module is getattr(getattr(self, "decoder", None), "final_norm", None):
             self._start_tied_norm(module)
         elif isinstance(module, nn.Conv1d):
@@ -78,7 +79,7 @@ class YanPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=(3 * module.kernel_size[0]) ** -0.5)
             init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=self.config.embedding_std)
+            init.normal_(module.weight, std=EMBEDDING_STD)
         elif isinstance(module, YanExperts):
             width, inner = module.down_proj.shape[1:]
             copies = (
@@ -112,13 +113,13 @@ class YanPreTrainedModel(PreTrainedModel):
         text back before any training.
         """
         if self.config.encoder_config is None:
-            scale = self.config.embedding_std * self.config.hidden_size**0.5
+            scale = EMBEDDING_STD * self.config.hidden_size**0.5
             init.copy_(head.weight, self.get_input_embeddings().weight / scale)
 
     def _start_tied_norm(self, norm: nn.LayerNorm) -> None:
         """The same for the norm in front of the table itself; that of a hosted encoder has no known scale yet."""
         if self.config.encoder_config is None:
-            init.constant_(norm.weight, 1 / (self.config.embedding_std * self.config.hidden_size**0.5))
+            init.constant_(norm.weight, 1 / (EMBEDDING_STD * self.config.hidden_size**0.5))
 
     def tie_head(self) -> None:
         """With `config.tie_word_embeddings`, names the table that the output projection shares; before `post_init`."""

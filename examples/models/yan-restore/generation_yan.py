@@ -378,8 +378,10 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             return None
 
         def write(latents: torch.Tensor) -> None:
-            copied_ids = self.copied_ids(latents.shape[1], sources.input_ids, sources.mask)
-            ids, *_ = self.decode_latents(latents[:1], copied_ids=copied_ids)
+            first = sources.select(torch.tensor([0], device=latents.device))
+            copied_ids = self.copied_ids(latents.shape[1], first.input_ids, first.mask)
+            copied = self.copy_source(copied_ids, first.states, first.mask)
+            ids, *_ = self.decode_latents(latents[:1], copied=copied)
             positions = text_positions(ids, sources.lengths[0, :1], options)
             streamer.put_draft(value=take_positions(ids, positions, options.pad_token_id)[0].cpu())
 
@@ -422,8 +424,6 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         uniform = uniform.unsqueeze(3).expand(-1, -1, -1, num_lengths, -1).flatten(1, 3)
         lengths = sources.lengths.unsqueeze(1).expand(-1, priors, -1).flatten()
         copied_ids = self.copied_ids(max(longest), sources.input_ids, sources.mask)
-        if copied_ids is not None:
-            copied_ids = copied_ids.repeat_interleave(priors * num_lengths, 0)
         # 6. and 7.
         if options.compile_options is not None and on_draft is None:
             ids, scores, log_probs, states = self._write_compiled(x_0, uniform, sources, lengths, copied_ids, options)
@@ -481,7 +481,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             x_0, uniform, lengths, canvases // len(sources.states) * len(states), table
         )
         if copied_ids is not None:
-            copied_ids = F.pad(copied_ids, (0, x_0.shape[1] - length, 0, len(x_0) - canvases))
+            width = states.shape[1] if self.config.copy_mechanism else x_0.shape[1]
+            copied_ids = F.pad(copied_ids, (0, width - copied_ids.shape[1], 0, len(states) - len(copied_ids)))
         ids, scores, log_probs, ends = call_compiled(
             self,
             "write_canvas",

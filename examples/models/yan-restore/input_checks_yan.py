@@ -78,8 +78,8 @@ def check_copied(input_ids: torch.LongTensor | None) -> None:
     """
     if input_ids is None:
         raise ValueError(
-            "input_ids are missing: with length_head='source' an answer copies from them; pass them, beside "
-            "encoder_outputs where there are any"
+            "input_ids are missing: with copy_mechanism=True or length_head='source' an answer copies from them; pass "
+            "them, beside encoder_outputs where there are any"
         )
 
 

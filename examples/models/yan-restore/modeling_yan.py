@@ -3,6 +3,8 @@ The classes that write text: the autoencoder (stage 1) and the flow (stages 2 an
 found here.
 """
 
+import functools
+
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.processing_utils import Unpack
@@ -131,7 +133,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         # transformers would choose the shifted causal loss by the class name.
         self.loss_type = "YanFlow"
         self.model = YanModel(config)
-        self.decoder = YanDecoder(config, copies=config.canvas_from_source)
+        self.decoder = YanDecoder(config, copies=True)
         self.length_head = YanLengthHead(config) if config.predicts_length else None
         self.tie_head()
         self.post_init()
@@ -169,7 +171,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
 
         Args:
             input_ids, attention_mask: source (B, Lx); or `inputs_embeds` (B, Lx, d); or `encoder_outputs`. With
-                `config.length_head="source"` the answer copies from `input_ids`, which are needed then.
+                `config.copy_mechanism` or `length_head="source"` the answer copies from `input_ids`, which are needed.
             labels: target ids (B, Ly), EOS included; -100 is padding.
             decoder_attention_mask: (B, Ly), 1 at canvas positions, where labels do not say it. With
                 `config.canvas_ratio` above 1 the canvas is longer than the labels, and this decides how long.
@@ -195,7 +197,9 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         canvas_mask = self._canvas(labels, decoder_attention_mask, prior_noise, attention_mask, source, generator)
         self._check_choices(labels, canvas_mask, timesteps, expert_indices)
         condition = self.model.condition(canvas_mask.shape[1], canvas_mask, source, attention_mask)
-        copied_ids = self.copied_ids(canvas_mask.shape[1], input_ids, attention_mask)
+        copied = self.copy_source(
+            self.copied_ids(canvas_mask.shape[1], input_ids, attention_mask), source, attention_mask
+        )
         x_0 = self._prior(prior_noise, canvas_mask, generator, draw=labels is not None)
         # 3. Follow the experts from the prior to the endpoint in a few steps, and decode it.
         needed = reads(settings.weights) if labels is not None else frozenset()
@@ -203,16 +207,16 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         if ENDPOINT in needed or labels is None or not self.training:
             start = x_0
             if settings.glancing_ratio and labels is not None and self.training:
-                start = self._show_targets(x_0, condition, labels, copied_ids, expert_indices, generator)
+                start = self._show_targets(x_0, condition, labels, copied, expert_indices, generator)
             endpoint, gate = self._unroll(start, condition, expert_indices, generator, draw=labels is not None)
             states = self.decoder.states(endpoint)
             chunked = settings.loss_chunk_size is not None and labels is not None and self.training
-            logits = None if chunked else self.decoder.logits(states, copied_ids)
+            logits = None if chunked else self.decoder.logits(states, self.decoder.copies(states, copied))
         length_logits = None if self.length_head is None else self.length_head(source, attention_mask)
         # 4. With labels: what else the terms of the loss read, and their weighted sum.
         loss, terms = None, {}
         if labels is not None:
-            inputs = self._loss_inputs(labels, canvas_mask, num_items_in_batch, generator)
+            inputs = self._loss_inputs(labels, canvas_mask, copied, num_items_in_batch, generator)
             inputs.x_0, inputs.endpoint, inputs.states, inputs.logits = x_0, endpoint, states, logits
             inputs.length_logits = length_logits
             if needed & {TARGET_LATENTS, TRAINED_LATENTS}:
@@ -315,16 +319,14 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         return self.model.flow.solve(x_0, condition, choose, time_grid=grid)
 
     @torch.no_grad()
-    def _show_targets(
-        self, x_0, condition: FlowCondition, labels, copied_ids, expert_indices, generator
-    ) -> torch.Tensor:
+    def _show_targets(self, x_0, condition: FlowCondition, labels, copied, expert_indices, generator) -> torch.Tensor:
         """
         The prior (B, L, d) with token embeddings in the place of noise at some positions: the more, the more the
         endpoint from `x_0` alone gets wrong (glancing, arXiv 2008.07905).
         """
         canvas_mask, ratio = condition.canvas_mask, self.config.training_config.glancing_ratio
         endpoint, _ = self._unroll(x_0, condition, expert_indices, generator, draw=True)
-        logits = self.decoder(endpoint, copied_ids)
+        logits = self.decoder(endpoint, copied)
         if self.config.canvas_ratio == 1:
             tokens = labels.masked_fill(~canvas_mask, 0)
         else:
@@ -333,7 +335,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         embeddings = self.get_input_embeddings()(tokens).to(x_0.dtype)
         return torch.where(shown.unsqueeze(-1), embeddings, x_0)
 
-    def _loss_inputs(self, labels, canvas_mask, num_items_in_batch, generator) -> LossInputs:
+    def _loss_inputs(self, labels, canvas_mask, copied, num_items_in_batch, generator) -> LossInputs:
         """What the terms read of labels and settings; a label off the canvas does not count."""
         settings, placed = self.config.training_config, self.config.canvas_ratio == 1
         labels = labels.masked_fill(~canvas_mask, -100) if placed else labels
@@ -343,7 +345,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
             canvas_mask=canvas_mask,
             count=count,
             placed=placed,
-            cross_entropy=self.decoder.cross_entropy,
+            cross_entropy=functools.partial(self.decoder.cross_entropy, copied=copied),
             blank_id=self.config.pad_token_id,
             velocity_std=settings.velocity_std,
             label_smoothing=settings.label_smoothing,

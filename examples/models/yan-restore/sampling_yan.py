@@ -12,6 +12,7 @@ import torch
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from .canvas_yan import copied_tokens
+from .copying_yan import CopySource
 from .ctc_yan import ctc_places, move_to_places
 from .flow_matching_yan import sample_categorical, solve_mixture_ode, time_grid
 from .input_checks_yan import check_copied
@@ -226,16 +227,26 @@ class YanSamplingMixin:
         self, length: int, input_ids: torch.LongTensor | None, attention_mask: torch.Tensor | None
     ) -> torch.LongTensor | None:
         """
-        The token that each position of canvases of this length can copy (B, L), from sources (B, Lx); None where a
-        canvas does not belong to its source.
+        Ids that canvases of this length can copy, from sources (B, Lx): where positions point at the source, its own
+        (B, Lx); where they belong to its tokens, one for each position (B, L); None where nothing is copied.
 
         Raises:
             ValueError: where the sources' ids are needed and not there.
         """
-        if not self.config.canvas_from_source:
+        if not self.config.copies_source:
             return None
         check_copied(input_ids)
+        if self.config.copy_mechanism:
+            return input_ids
         return copied_tokens(length, self.config.canvas_ratio, input_ids, attention_mask, self.config.pad_token_id)
+
+    def copy_source(
+        self, copied_ids: torch.LongTensor | None, source: torch.Tensor, source_mask: torch.Tensor | None
+    ) -> CopySource | None:
+        """What the decoder copies from: `copied_ids`, and where positions point the states (B, Lx, d) pointed at."""
+        if copied_ids is None:
+            return None
+        return CopySource(copied_ids, source, source_mask) if self.config.copy_mechanism else CopySource(copied_ids)
 
     def write_canvas(
         self,
@@ -256,7 +267,7 @@ class YanSamplingMixin:
             uniform: numbers in [0, 1) (2, N, L) behind the draws of experts and of tokens.
             source: states (B, Lx, d), and `source_mask` (B, Lx); None where every position is a token.
             canvas_mask: (N, L) true at positions to be written; None where all are.
-            copied_ids: (N, L), as the method of that name gives them.
+            copied_ids: of the B sources, as the method of that name gives them.
             on_draft: called after each step with the endpoint (N, L, d) as that step sees it.
 
         Returns:
@@ -267,7 +278,11 @@ class YanSamplingMixin:
         condition = self.canvas_condition(x_0.shape[1], source, source_mask, canvas_mask, repeats)
         states = self.solve(x_0, condition, uniform[0], options, on_draft)
         written = self.decode_latents(
-            states[-1] if options.output_trajectory else states, canvas_mask, uniform[1], options, copied_ids
+            states[-1] if options.output_trajectory else states,
+            canvas_mask,
+            uniform[1],
+            options,
+            self.copy_source(copied_ids, source, source_mask),
         )
         return *written, states
 
@@ -333,7 +348,7 @@ class YanSamplingMixin:
         canvas_mask: torch.Tensor | None = None,
         uniform: torch.Tensor | None = None,
         options: SamplingOptions | None = None,
-        copied_ids: torch.LongTensor | None = None,
+        copied: CopySource | None = None,
     ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
         """
         Ids (N, L), their mean log-probability (N,) up to EOS, and that of each (N, L), under the unfiltered
@@ -343,7 +358,7 @@ class YanSamplingMixin:
 
         Args:
             uniform: (N, L), decides drawn tokens; only with `do_sample`.
-            copied_ids: (N, L), as the method of that name gives them.
+            copied: as `copy_source` gives it.
         """
         options = options or SamplingOptions()
         states = self.decoder.states(latents)
@@ -351,10 +366,10 @@ class YanSamplingMixin:
         size = max(1, DECODE_LOGITS // self.config.vocab_size)
         positions = torch.arange(length, device=states.device).repeat(rows)
         draws = states.new_zeros(rows, length) if uniform is None else uniform
-        copied = torch.zeros_like(positions) if copied_ids is None else copied_ids.flatten()
-        flat = [states.flatten(0, 1), draws.flatten(), positions, copied]
+        copies = self.decoder.copies(states, None if copied is None else copied.for_rows(rows)) or ()
+        flat = [states.flatten(0, 1), draws.flatten(), positions, *(part.flatten(0, 1) for part in copies)]
         chunks = [flat] if rows * length <= size else zip(*(x.split(size) for x in flat))
-        picked = [self._pick_tokens(*chunk, options) for chunk in chunks]
+        picked = [self._pick_tokens(options, *chunk) for chunk in chunks]
         ids, log_probs = (torch.cat(parts).view(rows, length) for parts in zip(*picked, strict=True))
         return self.read_positions(ids, log_probs, canvas_mask, options)
 
@@ -378,14 +393,17 @@ class YanSamplingMixin:
 
     def _pick_tokens(
         self,
+        options: SamplingOptions,
         states: torch.Tensor,
         uniform: torch.Tensor,
         positions: torch.Tensor,
-        copied_ids: torch.LongTensor,
-        options: SamplingOptions,
+        *copies: torch.Tensor,
     ) -> tuple[torch.LongTensor, torch.Tensor]:
-        """Tokens and their log-probabilities (n,) for decoder states (n, d) at these positions of their rows (n,)."""
-        logits = self.decoder.logits(states, copied_ids).float()
+        """
+        Tokens and their log-probabilities (n,) for decoder states (n, d) at these positions of their rows (n,);
+        `copies` are ids and scores of what they can copy (n, S), if anything.
+        """
+        logits = self.decoder.logits(states, copies or None).float()
         if options.min_new_tokens > 0 and options.eos_token_ids:
             early = positions.unsqueeze(1) < options.min_new_tokens
             eos = list(options.eos_token_ids)

@@ -1,0 +1,188 @@
+"""Answers that take tokens of their source as they are (`copy_mechanism`)."""
+
+import math
+
+import pytest
+import torch
+
+from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
+from modeling_yan.copying_yan import CopySource, add_copies, lowest, shift_by_position, total_by_token
+
+from .helpers import VOCAB_SIZE, WITH_BLANKS, seeded, source_batch, target_labels, tiny_config, tiny_model
+
+CHANGES = [{}, WITH_BLANKS]
+
+
+@pytest.fixture(scope="module", params=CHANGES, ids=["a_place_per_token", "blanks"])
+def model(request) -> YanForConditionalGeneration:
+    return tiny_model(copy_mechanism=True, **request.param)
+
+
+def plain_probability(logits: list[float], scores: list[float], ids: list[int], token: int) -> float:
+    """By the formula, one term after the other."""
+    vocabulary = [math.exp(value) for value in logits]
+    places = [math.exp(value) for value in scores]
+    copied = sum(value for place, value in enumerate(places) if ids[place] == token)
+    return (vocabulary[token] + copied) / (sum(vocabulary) + sum(places))
+
+
+@pytest.mark.parametrize(("rows", "length", "size"), [(1, 1, 1), (2, 3, 7), (3, 5, 4)])
+def test_probabilities_are_those_of_the_formula(rows, length, size):
+    generator = seeded(size)
+    logits = torch.randn(rows, length, 9, generator=generator, dtype=torch.float64)
+    scores = 3 * torch.randn(rows, length, size, generator=generator)
+    ids = torch.randint(0, 4, (rows, size), generator=generator)
+    totals = total_by_token(scores, ids)
+    found = add_copies(logits, ids.unsqueeze(1).expand_as(totals), totals).softmax(-1)
+    for row in range(rows):
+        for position in range(length):
+            facts = logits[row, position].tolist(), scores[row, position].tolist(), ids[row].tolist()
+            expected = [plain_probability(*facts, token) for token in range(9)]
+            torch.testing.assert_close(found[row, position], torch.tensor(expected).double(), atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_are_those_of_one_softmax_over_vocabulary_and_places():
+    logits = torch.randn(2, 3, 9, generator=seeded(1), requires_grad=True)
+    scores = torch.randn(2, 3, 7, generator=seeded(2), requires_grad=True)
+    ids, labels = torch.randint(0, 4, (2, 7), generator=seeded(3)), torch.randint(0, 6, (2, 3), generator=seeded(4))
+    totals = total_by_token(scores, ids)
+    found = add_copies(logits, ids.unsqueeze(1).expand_as(totals), totals).log_softmax(-1)
+    ours = torch.autograd.grad(found.gather(-1, labels.unsqueeze(-1)).sum(), (logits, scores))
+    joint = torch.cat([logits, scores], -1).log_softmax(-1)
+    held = torch.cat([torch.arange(9).expand(2, 9), ids], 1)
+    is_label = held.unsqueeze(1) == labels.unsqueeze(-1)
+    plain = joint.masked_fill(~is_label, -torch.inf).logsumexp(-1).sum()
+    for one, other in zip(ours, torch.autograd.grad(plain, (logits, scores)), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.5, 2.0])
+def test_a_shifted_place_has_the_score_of_the_one_before_it(ratio):
+    scores = torch.randn(2, 5, 4, generator=seeded())
+    shifted = shift_by_position(scores, ratio)
+    for position in range(5):
+        steps = int(position / ratio)
+        for place in range(4):
+            expected = scores[:, position, place - steps] if place >= steps else torch.full((2,), lowest(torch.float32))
+            assert torch.equal(shifted[:, position, place], expected)
+
+
+def test_one_place_serves_a_whole_quotation():
+    """The score of a beginning alone, and positions that all look for it, quote what follows it."""
+    model = tiny_model(copy_mechanism=True)
+    pointer, width = model.decoder.copy_head, model.config.hidden_size
+    for parameter in pointer.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.constant_(pointer.bias_proj.bias, 5.0)
+    # The second half of the queries asks for the first channel of a place's state.
+    torch.nn.init.constant_(pointer.q_proj.bias[width : width + 1], 100.0)
+    pointer.k_proj.weight.data[width, 0] = 1.0
+    ids = torch.tensor([[9, 8, 7, 6, 5, 4]])
+    states = torch.zeros(1, 6, width)
+    states[0, 2, 0] = 1.0
+    decoded = torch.randn(1, 4, width, generator=seeded())
+    logits = model.decoder.logits(decoded, model.decoder.copies(decoded, CopySource(ids, states)))
+    assert logits.argmax(-1).tolist() == [[7, 6, 5, 4]]
+
+
+def test_neither_padding_nor_batch_changes_a_row(model):
+    ids, mask = source_batch((7, 4, 5))
+    left, left_mask = source_batch((7, 4, 5), side="left")
+    options = {"expert_selection": "argmax", "target_lengths": torch.tensor([5, 3, 4])}
+    noise = torch.randn(3, 10, 16, generator=seeded())
+    together = model.generate(ids, mask, prior_noise=noise, **options)
+    assert together.tolist() == model.generate(left, left_mask, prior_noise=noise, **options).tolist()
+    for row, length in enumerate((7, 4, 5)):
+        given = {**options, "target_lengths": options["target_lengths"][row : row + 1]}
+        alone = model.generate(ids[row : row + 1, :length], prior_noise=noise[row : row + 1], **given)[0]
+        assert together[row, : len(alone)].tolist() == alone.tolist()
+
+
+def test_candidates_and_lengths_copy_from_their_own_source(model):
+    ids, mask = source_batch((7, 4, 5))
+    options = {"num_candidates": 3, "num_length_candidates": 2, "num_return_sequences": 2}
+    together = model.generate(ids, mask, generator=seeded(), return_dict_in_generate=True, **options)
+    written = model.log_likelihood(ids, mask, target_labels(), generator=seeded())
+    assert together.sequences.shape[0] == 6
+    assert written.isfinite().all()
+
+
+@pytest.mark.parametrize("changes", [*CHANGES, {"denoising_ce_loss_weight": 1.0}])
+def test_training_reaches_the_pointer_and_the_encoder(changes):
+    model = tiny_model(copy_mechanism=True, cross_attention_layers=[], **changes).train()
+    ids, mask = source_batch((7, 4, 5))
+    model(ids, mask, target_labels(), generator=seeded()).loss.backward()
+    for name, parameter in model.decoder.copy_head.named_parameters():
+        assert parameter.grad.norm() > 0, name
+    assert model.model.encoder.layers[0].feed_forward.up_proj.weight.grad.norm() > 0
+
+
+def test_a_model_learns_to_quote_words_it_has_never_written():
+    """Texts of the second half of the vocabulary, which no answer in training holds, are quoted all the same."""
+    torch.manual_seed(0)
+    config = tiny_config(
+        copy_mechanism=True, hidden_size=32, intermediate_size=64, prediction_type="data", hidden_dropout_prob=0.0
+    )
+    model = YanForConditionalGeneration(config).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    middle = VOCAB_SIZE // 2
+
+    def batch(low: int, high: int, seed: int) -> torch.Tensor:
+        return torch.randint(low, high, (16, 8), generator=seeded(seed))
+
+    for update in range(60):
+        ids = batch(4, middle, update)
+        loss = model(ids, labels=ids[:, 2:6], generator=seeded(update)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    ids = batch(middle, VOCAB_SIZE, 1000)
+    logits = model(ids, decoder_attention_mask=torch.ones(16, 4)).logits
+    assert (logits.argmax(-1) == ids[:, 2:6]).float().mean() > 0.5
+
+
+def test_without_ids_there_is_nothing_to_copy(model):
+    ids, mask = source_batch((7, 4, 5))
+    encoded = model.get_encoder()(ids, mask)
+    for given in ({"inputs_embeds": model.get_input_embeddings()(ids)}, {"encoder_outputs": encoded}):
+        with pytest.raises(ValueError, match="input_ids are missing: with copy_mechanism=True"):
+            model.generate(attention_mask=mask, **given)
+        with pytest.raises(ValueError, match="input_ids are missing: with copy_mechanism=True"):
+            model(attention_mask=mask, **given)
+    written = model.generate(ids, mask, encoder_outputs=encoded, generator=seeded())
+    assert torch.equal(written, model.generate(ids, mask, generator=seeded()))
+
+
+def test_what_is_saved_loads(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = YanForConditionalGeneration.from_pretrained(tmp_path)
+    ids, mask = source_batch((7, 4, 5))
+    assert torch.equal(loaded.generate(ids, mask, generator=seeded()), model.generate(ids, mask, generator=seeded()))
+    _, report = YanForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["unexpected_keys"]
+    assert not report["missing_keys"]
+
+
+def test_a_new_model_gives_copies_and_vocabulary_about_the_same_weight():
+    torch.manual_seed(0)
+    model = YanForConditionalGeneration(tiny_config(copy_mechanism=True, vocab_size=1000, prediction_type="data"))
+    ids = torch.randint(4, 1000, (2, 30), generator=seeded())
+    outputs = model(ids, decoder_attention_mask=torch.ones(2, 10))
+    states = model.decoder.states(outputs.latents)
+    copied = CopySource(ids, outputs.encoder_last_hidden_state)
+    # As much as the vocabulary at 64 tokens.
+    share = model.decoder.copies(states, copied)[1].logsumexp(-1) - outputs.logits.logsumexp(-1)
+    assert 0.1 < share.exp().mean() < 0.7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({**WITH_BLANKS, "length_head": "source"}, "each position copies its own token already; leave copy_mechanism"),
+        ({"training_config": {"loss_chunk_size": 4}}, "copy_mechanism=True needs the logits of all positions at once"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        YanConfig(copy_mechanism=True, **options)
