@@ -31,7 +31,9 @@ from modeling_yan.evaluation.quality import length_errors, longest_sources, pars
 from modeling_yan.evaluation.speed import System, count_tokens, default_device, measure_side_by_side
 from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
 
-COLUMNS = "system|length|steps|priors x lengths|BLEU-4|ROUGE-L|EM|F1|self-BLEU|words|seconds"
+COLUMNS = "system|BLEU-4|ROUGE-L|EM|F1|self-BLEU|words|seconds"
+# Characters of a line, where the output is no terminal that is wider.
+TABLE_WIDTH = 100
 # Columns that are there where an encoder was named.
 ENCODER_SCORES = {"bert_f1": "BERTScore", "mauve": "MAUVE"}
 
@@ -293,15 +295,26 @@ def prepare(arguments: argparse.Namespace) -> Evaluation:
     return Evaluation(arguments, task, model, tokenizer, rows)
 
 
+def describe_setting(row: dict) -> str:
+    """What a result was measured with, in words: `YAN, 3 steps, best of 5 lengths, of 8 priors`."""
+    words, lengths, priors = [row["system"]], row.get("num_length_candidates", 1), row.get("num_candidates", 1)
+    if "num_inference_steps" in row:
+        words.append(f"{row['num_inference_steps']} step{'s' * (row['num_inference_steps'] > 1)}")
+    if lengths > 1:
+        words.append(f"best of {lengths} lengths")
+    elif "length" in row:
+        words.append({"canvas": "fixed canvas"}.get(row["length"], f"{row['length']} length"))
+    if priors > 1:
+        words.append(f"{'of' if lengths > 1 else 'best of'} {priors} priors")
+    return ", ".join([*words, *([row["variant"]] if "variant" in row else [])])
+
+
 def make_table(results: list[dict]) -> Table:
     scored = {name: label for name, label in ENCODER_SCORES.items() if name in results[0]}
     table = Table(*COLUMNS.split("|"), *scored.values())
     for row in results:
         table.add_row(
-            row["system"],
-            row.get("variant", row.get("length", "")),
-            str(row.get("num_inference_steps", "")),
-            f"{row.get('num_candidates', '')} x {row.get('num_length_candidates', '')}",
+            describe_setting(row),
             *(f"{row[name]:.1f}" for name in ("bleu", "rougeL", "exact_match", "f1", "self_bleu")),
             f"{row['mean_words']:.1f}",
             f"{row['seconds']:.1f}",
@@ -372,6 +385,7 @@ def main() -> None:
     if arguments.output:
         write_report(evaluation.report(speed), arguments.output)
     console = Console()
+    console.width = max(console.width, TABLE_WIDTH)
     console.print(make_table(evaluation.results))
     if speed:
         console.print(make_speed_table(speed))
