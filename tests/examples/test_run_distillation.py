@@ -16,9 +16,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from modeling_yan import YanConfig
 from modeling_yan.training.distillation import lengths_for_teacher
 
-from ..helpers import ON_CPU, copies, ran, refused
+from ..helpers import ON_CPU, copies, ran, refused, tiny_bert
 
 SCRIPT = "examples/run_distillation.py"
 
@@ -125,6 +126,21 @@ def test_a_teacher_from_elsewhere_with_its_own_tokenizer_is_distilled_in_one_com
     assert own.get_vocab() != teachers.get_vocab()
     report = json.loads((tmp_path / "yan" / "report.json").read_text())
     assert (report["updates"], report["train_rows"]) == (2, len([row for row in answers if row["target"]]))
+
+
+def test_a_student_around_a_pretrained_encoder_is_distilled_in_one_command(tmp_path):
+    model, tokenizer = foreign_teacher("bart")
+    model.generation_config.min_new_tokens = 4
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
+    tiny_bert(tmp_path / "encoder", max_position_embeddings=64)
+    Dataset.from_list(ROWS).to_csv(tmp_path / "my.csv")
+    options = {"teacher": "teacher", "distilled_dir": "answers", "encoder": "encoder", "output_dir": "yan"}
+    columns = {"train_file": "my.csv", "source_column": "question", "target_column": "answer"}
+    ran(SCRIPT, cwd=tmp_path, config_overrides="{copy_mechanism: true}", max_steps=2, **options, **columns, **ON_CPU)
+    student = YanConfig.from_pretrained(tmp_path / "yan")
+    assert (student.encoder_config.model_type, student.copy_mechanism) == ("bert", True)
+    assert json.loads((tmp_path / "yan" / "report.json").read_text())["updates"] == 2
 
 
 def test_lengths_of_columns_are_the_texts_own_in_the_teachers_tokens():
