@@ -8,14 +8,29 @@ import torch
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
 from modeling_yan.copying_yan import CopySource, add_copies, lowest, shift_by_position, total_by_token
 
-from .helpers import VOCAB_SIZE, WITH_BLANKS, seeded, source_batch, target_labels, tiny_config, tiny_model
+from .helpers import (
+    VOCAB_SIZE,
+    WITH_BLANKS,
+    randomize,
+    seeded,
+    source_batch,
+    target_labels,
+    tiny_bert,
+    tiny_config,
+    tiny_model,
+)
 
 CHANGES = [{}, WITH_BLANKS]
 
 
-@pytest.fixture(scope="module", params=CHANGES, ids=["a_place_per_token", "blanks"])
+@pytest.fixture(scope="module", params=["a_place_per_token", "blanks", "hosted"])
 def model(request) -> YanForConditionalGeneration:
-    return tiny_model(copy_mechanism=True, **request.param)
+    if request.param != "hosted":
+        return tiny_model(copy_mechanism=True, **CHANGES[request.param == "blanks"])
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "mask_token_id": 3}
+    encoder = tiny_bert(vocab_size=VOCAB_SIZE, max_position_embeddings=32)
+    model = YanForConditionalGeneration.from_encoder(encoder, copy_mechanism=True, flow_layers=1, **ids)
+    return randomize(model).eval()
 
 
 def plain_probability(logits: list[float], scores: list[float], ids: list[int], token: int) -> float:
