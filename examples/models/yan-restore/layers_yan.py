@@ -131,8 +131,9 @@ class YanCopyBias(nn.Linear):
 class YanPointer(nn.Module):
     """
     Scores of the places of a source, from the states of canvas positions. There are two ways to a place: by its own
-    state, and by the state of the place that stands as many tokens before it as the position from the answer's
-    beginning. The second finds the beginning of a quotation once for all positions.
+    state, and by that of the place which stands as many tokens before it as the position from the answer's beginning.
+    The second finds the beginning of a quotation once for all positions: what a place is worth as one does not depend
+    on the position.
     """
 
     def __init__(self, config: YanConfig):
@@ -140,13 +141,15 @@ class YanPointer(nn.Module):
         self.scaling, self.ratio = config.hidden_size**-0.5, config.canvas_ratio
         self.q_proj = nn.Linear(config.hidden_size, 2 * config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.start_proj = nn.Linear(config.hidden_size, 1, bias=False)
         self.bias_proj = YanCopyBias(config, math.log(config.vocab_size / POINTED_TOKENS))
 
     def forward(self, states: torch.Tensor, source: CopySource) -> torch.Tensor:
         """States (B, L, d) -> scores (B, L, Lx) in float32."""
-        query, key = self.q_proj(states).chunk(2, -1), self.k_proj(source.states.to(states.dtype)).chunk(2, -1)
-        bias = self.bias_proj(states).float()
+        places, bias = source.states.to(states.dtype), self.bias_proj(states).float()
+        query, key = self.q_proj(states).chunk(2, -1), self.k_proj(places).chunk(2, -1)
         own, first = ((q @ k.transpose(1, 2)).float() * self.scaling + bias for q, k in zip(query, key, strict=True))
+        first = first + self.start_proj(places).float().transpose(1, 2)
         if source.mask is not None:
             absent = ~source.mask.bool().unsqueeze(1)
             own, first = own.masked_fill(absent, lowest(own.dtype)), first.masked_fill(absent, lowest(first.dtype))
