@@ -82,22 +82,59 @@ def test_a_shifted_place_has_the_score_of_the_one_before_it(ratio):
             assert torch.equal(shifted[:, position, place], expected)
 
 
-def test_one_place_serves_a_whole_quotation():
-    """The score of a beginning alone, and positions that all look for it, quote what follows it."""
-    model = tiny_model(copy_mechanism=True)
+@pytest.mark.parametrize("ratio", [1.0, 2.0])
+def test_one_place_serves_a_whole_quotation(ratio):
+    """Where it begins, and behind its end EOS, whatever the positions hold."""
+    model = tiny_model(copy_mechanism=True, canvas_ratio=ratio, nll_loss_weight=0.0, mse_loss_weight=0.0)
     pointer, width = model.decoder.copy_head, model.config.hidden_size
     for parameter in pointer.parameters():
         torch.nn.init.zeros_(parameter)
-    torch.nn.init.constant_(pointer.bias_proj.bias, 5.0)
-    # The second half of the queries asks for the first channel of a place's state.
-    torch.nn.init.constant_(pointer.q_proj.bias[width : width + 1], 100.0)
-    pointer.k_proj.weight.data[width, 0] = 1.0
-    ids = torch.tensor([[9, 8, 7, 6, 5, 4]])
-    states = torch.zeros(1, 6, width)
+    torch.nn.init.constant_(pointer.bias_proj.bias[1:], 5.0)
+    # The first channel of a place's state says that a quotation begins there, the second that it is over.
+    pointer.quotation_proj.weight.data[:, :2] = 20 * torch.eye(2)
+    pointer.quotation_proj.bias.data[1] = -10.0
+    ids = torch.tensor([[9, 8, 7, 6, 5, 4, 3]])
+    states = torch.zeros(1, 7, width)
     states[0, 2, 0] = 1.0
-    decoded = torch.randn(1, 4, width, generator=seeded())
+    states[0, 5:, 1] = 1.0
+    decoded = torch.randn(1, int(5 * ratio), width, generator=seeded())
     logits = model.decoder.logits(decoded, model.decoder.copies(decoded, CopySource(ids, states)))
-    assert logits.argmax(-1).tolist() == [[7, 6, 5, 4]]
+    assert logits.argmax(-1)[0, :: int(ratio)].tolist() == [7, 6, 5, 2, 2]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_scores_are_those_of_the_two_ways(side):
+    """By loops over positions and places."""
+    model = tiny_model(copy_mechanism=True)
+    pointer = model.decoder.copy_head
+    ids, mask = source_batch((7, 4, 5), side=side)
+    source, states = (torch.randn(3, length, 16, generator=seeded(length)) for length in (7, 3))
+    found_ids, found = pointer(states, CopySource(ids, source, mask))
+    assert found_ids.tolist() == [[*row, 2] for row in ids.tolist()]
+    begins, over = pointer.quotation_proj(source).detach().unbind(-1)
+    worth = pointer.bias_proj(states).detach()
+    for row in range(3):
+        tokens = mask[row].nonzero().flatten().tolist()
+        for position in range(3):
+            ended = sum(
+                math.exp(begins[row, place] + worth[row, position, 1])
+                for place in tokens
+                if place + position > tokens[-1]
+            )
+            for place in range(7):
+                own = quoted = 0.0
+                if place in tokens:
+                    product = pointer.q_proj(states[row, position]) @ pointer.k_proj(source[row, place])
+                    own = math.exp(product.item() / 4 + worth[row, position, 0])
+                if place in tokens and place - position in tokens:
+                    reached = math.exp(begins[row, place - position] + worth[row, position, 1])
+                    quoted = reached * torch.sigmoid(-over[row, place]).item()
+                    ended += reached * torch.sigmoid(over[row, place]).item()
+                if place in tokens:
+                    assert found[row, position, place].item() == pytest.approx(math.log(own + quoted), abs=1e-4)
+                else:
+                    assert found[row, position, place] < lowest(torch.float32) / 2
+            assert found[row, position, 7].item() == pytest.approx(math.log(ended), abs=1e-4)
 
 
 def test_neither_padding_nor_batch_changes_a_row(model):

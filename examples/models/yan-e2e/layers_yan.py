@@ -6,12 +6,13 @@ losses, no sampling.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_yan import YanConfig
-from .copying_yan import CopySource, add_copies, lowest, shift_by_position, total_by_token
+from .copying_yan import CopySource, add_copies, lowest, shift_by_position, total_beyond, total_by_token
 from .flow_matching_yan import chunked_token_cross_entropy, token_cross_entropy
 from .mixers_yan import MIXERS
 
@@ -123,38 +124,54 @@ class YanDecoderLayer(GradientCheckpointingLayer):
 class YanCopyBias(nn.Linear):
     """How much copying is worth at a position. A class of its own because it begins at `start`, whatever it reads."""
 
-    def __init__(self, config: YanConfig, start: float):
-        super().__init__(config.hidden_size, 1)
+    def __init__(self, config: YanConfig, ways: int, start: float):
+        super().__init__(config.hidden_size, ways)
         self.start = start
 
 
 class YanPointer(nn.Module):
     """
-    Scores of the places of a source, from the states of canvas positions. There are two ways to a place: by its own
-    state, and by that of the place which stands as many tokens before it as the position from the answer's beginning.
-    The second finds the beginning of a quotation once for all positions: what a place is worth as one does not depend
-    on the position.
+    Scores of the places of a source, from the states of canvas positions. There are two ways to a place. A position
+    finds it by what it holds; or the answer is a quotation, and the place stands as far behind the quotation's
+    beginning as the position behind that of the answer. Where a quotation begins and which places are no part of it is
+    said once for all positions, which so agree on it; behind its end it gives EOS.
     """
 
     def __init__(self, config: YanConfig):
         super().__init__()
         self.scaling, self.ratio = config.hidden_size**-0.5, config.canvas_ratio
-        self.q_proj = nn.Linear(config.hidden_size, 2 * config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, 2 * config.hidden_size)
-        self.start_proj = nn.Linear(config.hidden_size, 1, bias=False)
-        self.bias_proj = YanCopyBias(config, math.log(config.vocab_size / POINTED_TOKENS))
+        eos = config.eos_token_id
+        self.eos_token_id = eos[0] if isinstance(eos, list) else eos
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        # Of a place: whether a quotation begins there, and whether it is over.
+        self.quotation_proj = nn.Linear(config.hidden_size, 2)
+        # Of a position: what each of the two ways is worth.
+        self.bias_proj = YanCopyBias(config, 2, math.log(config.vocab_size / POINTED_TOKENS))
 
-    def forward(self, states: torch.Tensor, source: CopySource) -> torch.Tensor:
-        """States (B, L, d) -> scores (B, L, Lx) in float32."""
-        places, bias = source.states.to(states.dtype), self.bias_proj(states).float()
-        query, key = self.q_proj(states).chunk(2, -1), self.k_proj(places).chunk(2, -1)
-        own, first = ((q @ k.transpose(1, 2)).float() * self.scaling + bias for q, k in zip(query, key, strict=True))
-        first = first + self.start_proj(places).float().transpose(1, 2)
+    def forward(self, states: torch.Tensor, source: CopySource) -> tuple[torch.Tensor, torch.Tensor]:
+        """States (B, L, d) -> ids (B, S) that can be copied and their scores (B, L, S) in float32, EOS the last."""
+        # 1. By what a place holds.
+        places = source.states.to(states.dtype)
+        bias = self.bias_proj(states).float()
+        own = (self.q_proj(states) @ self.k_proj(places).transpose(1, 2)).float() * self.scaling + bias[..., :1]
+        # 2. By its distance from the beginning.
+        begins, over = self.quotation_proj(places).float().transpose(1, 2).split(1, 1)
         if source.mask is not None:
             absent = ~source.mask.bool().unsqueeze(1)
-            own, first = own.masked_fill(absent, lowest(own.dtype)), first.masked_fill(absent, lowest(first.dtype))
-        scores = torch.logaddexp(own, shift_by_position(first, self.ratio))
-        return scores if source.mask is None else scores.masked_fill(absent, lowest(scores.dtype))
+            own, begins = (x.masked_fill(absent, lowest(x.dtype)) for x in (own, begins))
+        begins = begins.expand_as(own) + bias[..., 1:]
+        reached = shift_by_position(begins, self.ratio)
+        if source.mask is not None:
+            reached = reached.masked_fill(absent, lowest(reached.dtype))
+        scores = torch.logaddexp(own, reached + F.logsigmoid(-over))
+        if self.eos_token_id is None:
+            return source.ids, scores
+        # 3. What is over, or beyond the source, ends the answer.
+        ended = (reached + F.logsigmoid(over)).logsumexp(-1, keepdim=True)
+        ended = torch.logaddexp(ended, total_beyond(begins, source.mask, self.ratio))
+        eos = torch.full_like(source.ids[:, :1], self.eos_token_id)
+        return torch.cat([source.ids, eos], 1), torch.cat([scores, ended], -1)
 
 
 class YanDecoder(nn.Module):
@@ -177,7 +194,7 @@ class YanDecoder(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.copy_head = None
         if copies and config.canvas_from_source:
-            self.copy_head = YanCopyBias(config, COPY_START)
+            self.copy_head = YanCopyBias(config, 1, COPY_START)
         elif copies and config.copy_mechanism:
             self.copy_head = YanPointer(config)
 
@@ -194,8 +211,9 @@ class YanDecoder(nn.Module):
             return None
         if isinstance(self.copy_head, YanCopyBias):
             return copied.ids.unsqueeze(-1), self.copy_head(states)
-        scores = total_by_token(self.copy_head(states, copied), copied.ids)
-        return copied.ids.unsqueeze(1).expand_as(scores), scores
+        ids, scores = self.copy_head(states, copied)
+        scores = total_by_token(scores, ids)
+        return ids.unsqueeze(1).expand_as(scores), scores
 
     def logits(self, states: torch.Tensor, copies: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
         """Logits (..., V) from `states` (..., d), and ids and scores of what is copied (..., S)."""

@@ -41,6 +41,11 @@ class CopySource:
         return CopySource(*(None if part is None else part.repeat_interleave(repeats, 0) for part in parts))
 
 
+def steps_of_positions(length: int, ratio: float, device: torch.device) -> Tensor:
+    """Tokens between the beginning of the answer and each position of a canvas (L, 1): `floor(i / ratio)`."""
+    return (torch.arange(length, device=device) / ratio).long().unsqueeze(1)
+
+
 def shift_by_position(scores: Tensor, ratio: float = 1.0) -> Tensor:
     """
     Scores (B, L, S) of places in the source -> (B, L, S), where a place has the score of the one that stands
@@ -48,11 +53,21 @@ def shift_by_position(scores: Tensor, ratio: float = 1.0) -> Tensor:
     positions.
     """
     length, size = scores.shape[1:]
-    places = torch.arange(size, device=scores.device)
-    steps = (torch.arange(length, device=scores.device) / ratio).long()
-    origins = places - steps.unsqueeze(1)
+    origins = torch.arange(size, device=scores.device) - steps_of_positions(length, ratio, scores.device)
     shifted = scores.gather(-1, origins.clamp_min(0).expand(scores.shape))
     return shifted.masked_fill(origins < 0, lowest(scores.dtype))
+
+
+def total_beyond(scores: Tensor, mask: Tensor | None, ratio: float = 1.0) -> Tensor:
+    """
+    Of scores (B, L, S) of places, the log-sum-exp (B, L, 1) of those that the shift takes beyond the last token of the
+    source; `mask` (B, S), 1 at tokens, padded on either side.
+    """
+    length, size = scores.shape[1:]
+    places = torch.arange(size, device=scores.device)
+    last = size - 1 if mask is None else (places * mask.long()).amax(-1).view(-1, 1, 1)
+    beyond = places + steps_of_positions(length, ratio, scores.device) > last
+    return scores.masked_fill(~beyond, lowest(scores.dtype)).logsumexp(-1, keepdim=True)
 
 
 def total_by_token(scores: Tensor, ids: Tensor) -> Tensor:
