@@ -2,9 +2,21 @@
 
 import json
 
-from datasets import load_dataset
+import pytest
+from datasets import Dataset, load_dataset
 
-from ..helpers import E2E_DATA, YAN_E2E, copies, ran, refused, tiny_bert, word_piece_tokenizer
+from ..helpers import (
+    E2E_DATA,
+    WITH_BLANKS,
+    YAN_E2E,
+    copies,
+    ran,
+    refused,
+    tiny_bert,
+    tiny_model,
+    word_piece_tokenizer,
+    word_tokenizer,
+)
 
 SCRIPT = "examples/run_evaluation.py"
 E2E = {"model": YAN_E2E, "task": "e2e_nlg", "dataset_name": E2E_DATA}
@@ -39,6 +51,21 @@ def test_it_reports_every_setting_and_the_ceiling(tmp_path):
     assert all(summary["tokens_per_second"] > 0 for summary in report["speed_batch_1"].values())
     tables = ran("benchmarks/run_quality_report.py", "quality.json", cwd=tmp_path)
     assert "| YAN, length predicted, best of 2 |" in tables
+
+
+@pytest.mark.parametrize("options", [{"copy_mechanism": True}, {**WITH_BLANKS, "length_head": "source"}])
+def test_a_model_that_copies_is_evaluated(options, tmp_path):
+    tokenizer = word_tokenizer()
+    for part in (tiny_model(**options), tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    rows = [{"source": f"w{i} w{i + 1} w{i + 2}", "target": f"w{i}"} for i in range(5, 9)]
+    Dataset.from_list(rows).to_json(tmp_path / "rows.jsonl")
+    few = {"steps": 1, "candidates": 1, "length_candidates": 1, "speed_rows": 1, "bootstrap": 10}
+    lengths = {"max_source_length": 8, "max_target_length": 8}
+    data = {"model": "model", "task": "pairs", "dataset_name": "rows.jsonl", "split": "train"}
+    ran(SCRIPT, cwd=tmp_path, output="scores.json", **data, **lengths, **few)
+    systems = {row["system"] for row in json.loads((tmp_path / "scores.json").read_text())["quality"]}
+    assert systems == {"autoencoder of the first reference", "YAN"}
 
 
 def test_encoders_that_are_named_score_every_setting(mauve_stand_in, tmp_path):

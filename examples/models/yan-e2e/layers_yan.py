@@ -206,8 +206,11 @@ class YanDecoder(nn.Module):
         return hidden_states if self.final_norm is None else self.final_norm(hidden_states)
 
     def copies(self, states: torch.Tensor, copied: CopySource | None) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Ids (B, L, S) that the positions of `states` (B, L, d) can copy, and their scores (B, L, S)."""
-        if self.copy_head is None:
+        """
+        Ids (B, L, S) that the positions of `states` (B, L, d) can copy, and their scores (B, L, S); None where there is
+        no source, as where a text's own latents are read back.
+        """
+        if self.copy_head is None or copied is None:
             return None
         if isinstance(self.copy_head, YanCopyBias):
             return copied.ids.unsqueeze(-1), self.copy_head(states)
