@@ -29,7 +29,7 @@ from modeling_yan.evaluation.encoder_metrics import FEWEST_MAUVE_TEXTS, bert_f1,
 from modeling_yan.evaluation.metrics import diversity, score_texts
 from modeling_yan.evaluation.quality import length_errors, longest_sources, parse_variant, reconstruct
 from modeling_yan.evaluation.speed import System, count_tokens, default_device, measure_side_by_side
-from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model
+from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model, reader_config
 
 COLUMNS = "system|BLEU-4|ROUGE-L|EM|F1|self-BLEU|words|seconds"
 # Characters of a line, where the output is no terminal that is wider.
@@ -244,7 +244,7 @@ def check_baselines(folders: list[str], tokenizer: PreTrainedTokenizerBase, trus
         ValueError: for a baseline whose vocabulary is not the tokenizer's.
     """
     for folder in folders:
-        vocabulary = read_config(folder, trust_remote_code=trust_remote_code).vocab_size
+        vocabulary = reader_config(read_config(folder, trust_remote_code=trust_remote_code)).vocab_size
         if vocabulary != len(tokenizer):
             raise ValueError(
                 f"--baselines {folder} has {vocabulary} token ids, the model's tokenizer {len(tokenizer)}: it was "

@@ -6,7 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from modeling_yan.common.hub import read_config, read_model
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
@@ -38,6 +44,11 @@ def load_text_model(name: str, *, trust_remote_code: bool = False, **options) ->
     return read_model(model_class, name, trust_remote_code=trust_remote_code, **options)
 
 
+def reader_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of what reads the sources: of a model made of two (EncoderDecoderModel), its encoder's."""
+    return getattr(config, "encoder", config)
+
+
 def check_room(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -55,8 +66,7 @@ def check_room(
         return
     rows = tokenizer(list(sources), truncation=True, max_length=max_source_length)["input_ids"]
     largest = max((max(row) for row in rows if row), default=0)
-    # Of a model made of two (EncoderDecoderModel), what reads the sources.
-    config = getattr(model.config, "encoder", model.config)
+    config = reader_config(model.config)
     if largest >= config.vocab_size:
         raise ValueError(
             f"the tokenizer of {model.name_or_path} writes id {largest}, the model has {config.vocab_size} ids: "
