@@ -6,15 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from transformers import BertConfig
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
 from modeling_yan.common.arguments import load_preset
 from modeling_yan.data.tasks import Task
+from modeling_yan.from_encoder_yan import config_around
 
 from ..helpers import ROOT, parse_command, script_functions
 
 RECIPES = sorted((ROOT / "configuration" / "training").glob("*.yaml"))
 SWEEPS = sorted((ROOT / "configuration" / "sweeps").glob("*.yaml"))
+
+# Sizes of the encoders that recipes name, as their config.json on the Hub has them.
+MINI_LM = BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
+ENCODERS = {"sentence-transformers/all-MiniLM-L6-v2": MINI_LM}
 
 
 def script_of(options: dict) -> str:
@@ -29,7 +35,12 @@ def read(recipe: Path) -> dict:
 
 
 def config_of(options: dict) -> YanConfig:
-    """Of the model that a recipe trains: a preset, a folder here, or what another recipe writes, with its changes."""
+    """
+    Of the model that a recipe trains, with its changes: around an encoder, of a preset, of a folder here, or of what
+    another recipe writes.
+    """
+    if options.get("encoder") in ENCODERS:
+        return config_around(ENCODERS[options["encoder"]], eos_token_id=102, **options.get("config_overrides", {}))
     overrides, start = options.get("config_overrides", {}), options.get("model_name_or_path")
     if start is None:
         return load_preset(options.get("preset", "yan-tiny"), **overrides)
