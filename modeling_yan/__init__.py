@@ -12,7 +12,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from modeling_yan.configuration_yan import YanConfig, YanTrainingConfig
+from modeling_yan.configuration_yan import YanConfig
 from modeling_yan.generation_yan import YanGenerateOutput
 from modeling_yan.modeling_yan import (
     YanForConditionalGeneration,
@@ -24,6 +24,7 @@ from modeling_yan.modeling_yan import (
 )
 from modeling_yan.pipeline_yan import YanTextGenerationPipeline
 from modeling_yan.restoration_yan import Restoration, restore
+from modeling_yan.training_config_yan import YanTrainingConfig
 
 try:
     __version__ = version("modeling-yan")

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
-from modeling_yan.configuration_yan import TRAINING_FIELDS
+from modeling_yan.training_config_yan import TRAINING_FIELDS
 
 from .helpers import VOCAB_SIZE, run_script_main, tiny_config, tiny_model
 

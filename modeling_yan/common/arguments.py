@@ -28,8 +28,9 @@ from modeling_yan.common.hub import (
 )
 from modeling_yan.common.paths import configuration_path
 from modeling_yan.common.precision import choose_precision, is_main_process
-from modeling_yan.configuration_yan import DEFAULT_TOKEN_IDS, TRAINING_FIELDS, YanConfig
+from modeling_yan.configuration_yan import DEFAULT_TOKEN_IDS, YanConfig
 from modeling_yan.from_encoder_yan import OF_ENCODER, config_around
+from modeling_yan.training_config_yan import TRAINING_FIELDS
 
 FILES_OF_ARGUMENTS = (".yaml", ".yml", ".json")
 # What a run is given where neither flags nor a recipe say otherwise, in configuration/training.

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from .configuration_yan import HOSTED_ENCODERS, TRAINING_FIELDS, YanConfig
+from .configuration_yan import HOSTED_ENCODERS, YanConfig
+from .training_config_yan import TRAINING_FIELDS
 
 # What stands around a pretrained encoder where nothing else is asked for. Only the endpoint is trained: with it nothing
 # pulls the flow towards the encoder's latents of the answer, which no decoder has been trained to read.
