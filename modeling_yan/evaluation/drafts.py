@@ -262,9 +262,10 @@ def write_with_drafts(
     states = output.trajectory[:, 0]
     grid = time_grid(steps, shift=options.sampling.time_shift, device=states.device)
     latents = torch.cat([states[:1], step_endpoints(states, grid)])
-    read = model.get_encoder()(batch["input_ids"]).last_hidden_state
-    copied_ids = model.copied_ids(latents.shape[1], batch["input_ids"], None)
-    copied = model.copy_source(copied_ids, read, None)
+    copied = None
+    if model.config.copies_source:
+        copied_ids = model.copied_ids(latents.shape[1], batch["input_ids"], None)
+        copied = model.copy_source(copied_ids, model.get_encoder()(batch["input_ids"]).last_hidden_state, None)
     return Writing(
         drafts=[read_canvas(model, tokenizer, canvas, experts, options, copied) for canvas in latents],
         num_experts=model.config.num_experts,
