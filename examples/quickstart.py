@@ -32,17 +32,11 @@ from modeling_yan.data.loading import first_rows, load_data
 from modeling_yan.data.tasks import Task, load_rows
 from modeling_yan.evaluation.probe import linear_probe
 from modeling_yan.evaluation.restoration import score_restoration
-from modeling_yan.evaluation.restoration_systems import (
-    checked_restorer,
-    time_restorers,
-    untrained_restorers,
-    yan_restorer,
-)
+from modeling_yan.evaluation.restoration_systems import checked_restorer, untrained_restorers
 from modeling_yan.evaluation.speed import default_device
 from modeling_yan.evaluation.text_generation import generate_texts
+from modeling_yan.evaluation.text_writers import time_batches, time_calls, yan_graph_writers, yan_writer
 from modeling_yan.restoration_yan import Edit
-from modeling_yan.serving.export import export
-from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
 from modeling_yan.training.seconds import train_for_seconds
 
 HERE = Path(__file__).resolve().parent
@@ -146,16 +140,15 @@ def show_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows:
     longest, device, threads = Task.load("restore").max_source_length, model.device, torch.get_num_threads()
     # CTranslate2 is at its fastest on one thread with models as small as these.
     torch.set_num_threads(1)
-    systems = {"YAN, torch": yan_restorer(model, tokenizer, longest)}
+    systems = {"YAN, torch": yan_writer(model, tokenizer, longest)}
     if device.type == "cpu":
-        with tempfile.TemporaryDirectory() as folder:
-            export(model, Path(folder), steps=[1], int8=True)
-            graphs = YanOrtForConditionalGeneration.from_pretrained(folder)
-        systems["YAN, ONNX Runtime int8"] = yan_restorer(graphs, tokenizer, longest)
+        graphs = yan_graph_writers(model, tokenizer, longest, precisions=["int8"])
+        systems |= {f"YAN, {name}": writer for name, writer in graphs.items()}
         systems |= untrained_restorers(model, tokenizer, longest)
     table = Table("system", "a text at a time", "texts a second in batches of 32", width=100)
-    for name, own in time_restorers(systems, rows["source"][:calls], batch_size=32).items():
-        table.add_row(name, f"{own['ms']:.1f} ms", f"{own['texts_per_second']:.0f}")
+    milliseconds = time_calls(systems, rows["source"][:calls])
+    for name, rate in time_batches(systems, rows["source"][:calls], batch_size=32).items():
+        table.add_row(name, f"{milliseconds[name]:.1f} ms", f"{rate:.0f}")
     torch.set_num_threads(threads)
     console.print(table)
     where = "one thread each" if device.type == "cpu" else device_name(device)

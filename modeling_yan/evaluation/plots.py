@@ -137,3 +137,23 @@ def plot_trajectories(trajectory: torch.Tensor, experts: torch.Tensor, labels: l
     axis.set_title("from noise to latents; colours are experts")
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
+
+
+def plot_tradeoff(points: list[tuple[float, float, str, str]], quality: str, path: Path) -> None:
+    """
+    Quality against the time of a call.
+
+    Args:
+        points: milliseconds, score, kind and name of each system; kinds have a colour each.
+        quality: name of the score.
+    """
+    figure, axis = plt.subplots(figsize=(9, 6))
+    kinds = list(dict.fromkeys(kind for *_, kind, _ in points))
+    for milliseconds, score, kind, name in points:
+        color = f"C{kinds.index(kind)}"
+        axis.scatter(milliseconds, score, color=color, marker="o" if kind == kinds[0] else "s")
+        axis.annotate(name, (milliseconds, score), xytext=(5, 4), textcoords="offset points", fontsize=7, color=color)
+    axis.set(xlabel="milliseconds a call, batch size 1", ylabel=quality, xscale="log")
+    axis.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)

@@ -51,6 +51,7 @@ def test_all_systems_are_scored_on_the_same_texts(folder):
     assert list(scores) == [
         "unchanged",
         "YAN",
+        "YAN, restore()",
         "YAN, ONNX Runtime float32",
         "YAN, ONNX Runtime int8",
         "bart (2+1), CTranslate2 float32",
