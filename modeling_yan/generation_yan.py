@@ -110,17 +110,21 @@ def merge_repeats(ids: torch.LongTensor, positions: torch.LongTensor, longest: i
     Returns:
         Positions (N, L) of the tokens that are kept.
     """
-    merged = torch.full_like(positions, -1)
+    merged = positions
     for row, (tokens, places) in enumerate(zip(ids.tolist(), positions.tolist(), strict=True)):
         text: list[int] = []
         kept: list[int] = []
-        for place in places[: len(places) - places.count(-1)]:
+        length = len(places) - places.count(-1)
+        for place in places[:length]:
             text.append(tokens[place])
             kept.append(place)
-            repeats = (n for n in range(1, longest + 1) if len(text) >= 2 * n and text[-n:] == text[-2 * n : -n])
-            repeated = next(repeats, 0)
-            del text[len(text) - repeated :], kept[len(kept) - repeated :]
-        merged[row, : len(kept)] = torch.tensor(kept, dtype=positions.dtype)
+            for n in range(1, longest + 1):
+                if text[-n:] == text[-2 * n : -n]:
+                    del text[-n:], kept[-n:]
+                    break
+        if len(kept) < length:
+            merged = merged.clone() if merged is positions else merged
+            merged[row] = F.pad(torch.tensor(kept), (0, positions.shape[1] - len(kept)), value=-1)
     return merged
 
 
@@ -289,10 +293,11 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             raise ValueError(f"{name} is empty, shape {tuple(states.shape)}; give at least one token per row")
         if attention_mask is not None:
             check_mask("attention_mask", attention_mask, states.shape[:2], name)
-            empty = (~attention_mask.bool().any(-1)).nonzero().flatten().tolist()
+            lengths = attention_mask.bool().sum(-1).tolist()
+            empty = [row for row, length in enumerate(lengths) if length == 0]
             if empty:
                 raise ValueError(f"attention_mask has rows without any token, {empty[:5]}; drop empty sources")
-        longest = states.shape[1] if attention_mask is None else int(attention_mask.bool().sum(-1).max())
+        longest = states.shape[1] if attention_mask is None else max(lengths)
         if longest > self.config.max_position_embeddings:
             raise ValueError(
                 f"{name} has {longest} tokens, more than max_position_embeddings="

@@ -278,6 +278,7 @@ def export(
     and generation options.
 
     Args:
+        folder: made where it is not there yet.
         format_: "onnx" or "pt2".
         steps: numbers of solver steps; one and the model's own by default. Solver and time shift are the model's own.
         int8: whether weights of matrix products are rounded to int8, after the comparison; texts are then nearly the
@@ -288,6 +289,7 @@ def export(
     check_exportable(model, steps)
     if int8 and format_ != "onnx":
         raise ValueError(f"--int8 is for --format onnx, not {format_}")
+    folder.mkdir(parents=True, exist_ok=True)
     model.eval()
     graphs = {ENCODER: EncoderGraph(model)}
     for number in steps:
