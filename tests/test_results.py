@@ -31,7 +31,12 @@ def stated_of(run: dict, column: str) -> str:
 
 @pytest.mark.parametrize(
     ("heading", "task"),
-    [("Questions: SQuAD", "reading"), ("Topics: AG News", "topic"), ("Sentiment: SST-2", "sentiment")],
+    [
+        ("Questions: SQuAD", "reading"),
+        ("Topics: AG News", "topic"),
+        ("Articles: DBpedia", "entity"),
+        ("Sentiment: SST-2", "sentiment"),
+    ],
 )
 def test_tables_of_pretrained_starts_hold_what_was_measured(heading, task):
     head, body = table_below(heading)
