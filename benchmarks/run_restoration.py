@@ -37,9 +37,9 @@ from modeling_yan.evaluation.text_writers import (
     sequence_writer,
     time_batches,
     time_calls,
-    yan_graph_writers,
     yan_writer,
 )
+from modeling_yan.serving.graph_writers import yan_graph_writers
 
 SHOWN = {
     "word error rate": "word_error_rate",

@@ -41,9 +41,9 @@ from modeling_yan.evaluation.text_writers import (
     sequence_writer,
     time_batches,
     time_calls,
-    yan_graph_writers,
     yan_writer,
 )
+from modeling_yan.serving.graph_writers import yan_graph_writers
 
 # Sources whose answers in a runtime are compared with torch's.
 COMPARED = 50

@@ -35,8 +35,9 @@ from modeling_yan.evaluation.restoration import score_restoration
 from modeling_yan.evaluation.restoration_systems import checked_restorer, untrained_restorers
 from modeling_yan.evaluation.speed import default_device
 from modeling_yan.evaluation.text_generation import generate_texts
-from modeling_yan.evaluation.text_writers import time_batches, time_calls, yan_graph_writers, yan_writer
+from modeling_yan.evaluation.text_writers import time_batches, time_calls, yan_writer
 from modeling_yan.restoration_yan import Edit
+from modeling_yan.serving.graph_writers import yan_graph_writers
 from modeling_yan.training.seconds import train_for_seconds
 
 HERE = Path(__file__).resolve().parent

@@ -1,24 +1,19 @@
 """
 What writes texts, each in the form that somebody would deploy on a CPU: texts in, texts out.
 
-    writers = {**yan_graph_writers(model, tokenizer, 128), **ctranslate2_writers(bart, tokenizer, 128)}
+    writers = {"YAN": yan_writer(model, tokenizer, 128), **ctranslate2_writers(bart, tokenizer, 128)}
 """
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling_yan import YanForConditionalGeneration
 from modeling_yan.data.tokenization import end_token_id
 from modeling_yan.evaluation.ctranslate2_baselines import load_runtime
 from modeling_yan.evaluation.text_generation import generate_texts
-from modeling_yan.serving.export import export
-from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
 
 Writer = Callable[[Sequence[str]], list[str]]
 PRECISIONS = ("float32", "int8")
@@ -52,22 +47,6 @@ def yan_writer(model, tokenizer: PreTrainedTokenizerBase, longest: int, **option
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     return write
-
-
-def yan_graph_writers(
-    model: YanForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerBase,
-    longest: int,
-    precisions: Sequence[str] = PRECISIONS,
-) -> dict[str, Writer]:
-    """A YAN as graphs of one step in ONNX Runtime, by "ONNX Runtime float32" and "ONNX Runtime int8"."""
-    writers = {}
-    for precision in precisions:
-        with tempfile.TemporaryDirectory() as folder:
-            export(model, Path(folder), steps=[1], int8=precision == "int8")
-            graphs = YanOrtForConditionalGeneration.from_pretrained(folder)
-        writers[f"ONNX Runtime {precision}"] = yan_writer(graphs, tokenizer, longest, num_inference_steps=1)
-    return writers
 
 
 def sequence_writer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> Writer:
