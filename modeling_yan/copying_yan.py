@@ -41,33 +41,48 @@ class CopySource:
         return CopySource(*(None if part is None else part.repeat_interleave(repeats, 0) for part in parts))
 
 
-def steps_of_positions(length: int, ratio: float, device: torch.device) -> Tensor:
-    """Tokens between the beginning of the answer and each position of a canvas (L, 1): `floor(i / ratio)`."""
-    return (torch.arange(length, device=device) / ratio).long().unsqueeze(1)
+def places_of_quotation(begin: Tensor, length: int, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+    """
+    Where the positions of an answer stand that quotes the source from a place on, position i being i places further.
+
+    Args:
+        begin: of each row (B,).
+        length: positions.
+        mask: of the source (B, S), 1 at tokens; None where all are.
+        size: S.
+
+    Returns:
+        Places (B, L), at most S - 1; and whether they hold a token (B, L): false beyond the source's last.
+    """
+    places = begin.unsqueeze(1) + torch.arange(length, device=begin.device)
+    within = places < size
+    places = places.clamp_max(size - 1)
+    return places, within if mask is None else within & mask.bool().gather(1, places)
 
 
-def shift_by_position(scores: Tensor, ratio: float = 1.0) -> Tensor:
-    """
-    Scores (B, L, S) of places in the source -> (B, L, S), where a place has the score of the one that stands
-    `floor(i / ratio)` before it, i being the position on the canvas: one place where a quotation begins serves all
-    positions.
-    """
-    length, size = scores.shape[1:]
-    origins = torch.arange(size, device=scores.device) - steps_of_positions(length, ratio, scores.device)
-    shifted = scores.gather(-1, origins.clamp_min(0).expand(scores.shape))
-    return shifted.masked_fill(origins < 0, lowest(scores.dtype))
+def diagonals(values: Tensor) -> Tensor:
+    """Values (B, L, S + L) -> (B, L, S): what stands as far behind each of the first S as its row says, row i by i."""
+    rows, length, size = values.shape
+    places = torch.arange(size - length, device=values.device)
+    places = places + torch.arange(length, device=values.device).unsqueeze(1)
+    return values.gather(-1, places.expand(rows, -1, -1))
 
 
-def total_beyond(scores: Tensor, mask: Tensor | None, ratio: float = 1.0) -> Tensor:
+def quotation_log_probs(begins: Tensor, given_begin: Tensor) -> Tensor:
     """
-    Of scores (B, L, S) of places, the log-sum-exp (B, L, 1) of those that the shift takes beyond the last token of the
-    source; `mask` (B, S), 1 at tokens, padded on either side.
+    Log-probability of each token given those before it, where a whole answer quotes from one place that is not known:
+
+        p(y) = sum over b of p(b) * product over i of p(y_i | b)
+
+    Args:
+        begins: log-probability of each place (B, S).
+        given_begin: log p(y_i | b) (B, L, S), 0 where there is no token.
+
+    Returns:
+        (B, L); their sum over a row is log p(y).
     """
-    length, size = scores.shape[1:]
-    places = torch.arange(size, device=scores.device)
-    last = size - 1 if mask is None else (places * mask.long()).amax(-1).view(-1, 1, 1)
-    beyond = places + steps_of_positions(length, ratio, scores.device) > last
-    return scores.masked_fill(~beyond, lowest(scores.dtype)).logsumexp(-1, keepdim=True)
+    prefixes = (begins.unsqueeze(1) + given_begin.cumsum(1)).logsumexp(-1)
+    return torch.cat([prefixes[:, :1], prefixes.diff(dim=1)], 1)
 
 
 def total_by_token(scores: Tensor, ids: Tensor) -> Tensor:

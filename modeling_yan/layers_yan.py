@@ -12,7 +12,15 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_yan import YanConfig
-from .copying_yan import CopySource, add_copies, lowest, shift_by_position, total_beyond, total_by_token
+from .copying_yan import (
+    CopySource,
+    add_copies,
+    diagonals,
+    lowest,
+    places_of_quotation,
+    quotation_log_probs,
+    total_by_token,
+)
 from .flow_matching_yan import chunked_token_cross_entropy, token_cross_entropy
 from .mixers_yan import MIXERS
 
@@ -20,6 +28,9 @@ from .mixers_yan import MIXERS
 COPY_START = 6.0
 # A source of so many tokens has as much weight as the vocabulary, before anything is learned.
 POINTED_TOKENS = 64
+# So many nats less for places that are found by what they hold: the first position would find its token by itself
+# otherwise, and the beginning of the quotation would be learned from the rest alone.
+CONTENT_HANDICAP = 4.0
 
 
 def position_ids_from_mask(mask: torch.Tensor) -> torch.Tensor:
@@ -122,56 +133,101 @@ class YanDecoderLayer(GradientCheckpointingLayer):
 
 
 class YanCopyBias(nn.Linear):
-    """How much copying is worth at a position. A class of its own because it begins at `start`, whatever it reads."""
+    """
+    How much each way of copying is worth at a position. A class of its own because it begins at `starts`, a number for
+    each way, whatever it reads.
+    """
 
-    def __init__(self, config: YanConfig, ways: int, start: float):
-        super().__init__(config.hidden_size, ways)
-        self.start = start
+    def __init__(self, config: YanConfig, *starts: float):
+        super().__init__(config.hidden_size, len(starts))
+        self.starts = starts
 
 
 class YanPointer(nn.Module):
     """
     Scores of the places of a source, from the states of canvas positions. There are two ways to a place. A position
     finds it by what it holds; or the answer is a quotation, and the place stands as far behind the quotation's
-    beginning as the position behind that of the answer. Where a quotation begins and which places are no part of it is
-    said once for all positions, which so agree on it; behind its end it gives EOS.
+    beginning as the position behind that of the answer. The beginning is one for all positions, which so agree on it:
+    the likelihood is that of a mixture over beginnings, and what is written quotes from the most probable one. Behind
+    the end of a quotation stands EOS.
     """
 
     def __init__(self, config: YanConfig):
         super().__init__()
-        self.scaling, self.ratio = config.hidden_size**-0.5, config.canvas_ratio
+        self.scaling = config.hidden_size**-0.5
         eos = config.eos_token_id
         self.eos_token_id = eos[0] if isinstance(eos, list) else eos
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         # Of a place: whether a quotation begins there, and whether it is over.
         self.quotation_proj = nn.Linear(config.hidden_size, 2)
-        # Of a position: what each of the two ways is worth.
-        self.bias_proj = YanCopyBias(config, 2, math.log(config.vocab_size / POINTED_TOKENS))
+        # Of a position: what each of the two ways is worth. A quotation begins as likely as all of the vocabulary.
+        by_content = math.log(config.vocab_size / POINTED_TOKENS) - CONTENT_HANDICAP
+        self.bias_proj = YanCopyBias(config, by_content, math.log(config.vocab_size))
 
     def forward(self, states: torch.Tensor, source: CopySource) -> tuple[torch.Tensor, torch.Tensor]:
-        """States (B, L, d) -> ids (B, S) that can be copied and their scores (B, L, S) in float32, EOS the last."""
-        # 1. By what a place holds.
-        places = source.states.to(states.dtype)
-        bias = self.bias_proj(states).float()
-        own = (self.q_proj(states) @ self.k_proj(places).transpose(1, 2)).float() * self.scaling + bias[..., :1]
-        # 2. By its distance from the beginning.
-        begins, over = self.quotation_proj(places).float().transpose(1, 2).split(1, 1)
-        if source.mask is not None:
-            absent = ~source.mask.bool().unsqueeze(1)
-            own, begins = (x.masked_fill(absent, lowest(x.dtype)) for x in (own, begins))
-        begins = begins.expand_as(own) + bias[..., 1:]
-        reached = shift_by_position(begins, self.ratio)
-        if source.mask is not None:
-            reached = reached.masked_fill(absent, lowest(reached.dtype))
-        scores = torch.logaddexp(own, reached + F.logsigmoid(-over))
-        if self.eos_token_id is None:
-            return source.ids, scores
-        # 3. What is over, or beyond the source, ends the answer.
-        ended = (reached + F.logsigmoid(over)).logsumexp(-1, keepdim=True)
-        ended = torch.logaddexp(ended, total_beyond(begins, source.mask, self.ratio))
+        """
+        States (B, L, d) -> ids (B, S) that can be copied and their scores (B, L, S) in float32, EOS the last, where the
+        answer quotes from the most probable beginning.
+        """
+        own, worth, begins, over = self._scores(states, source)
+        places, within = places_of_quotation(begins.argmax(-1), own.shape[1], source.mask, own.shape[2])
+        is_over = over.gather(1, places)
+        quoted = torch.where(within, worth + F.logsigmoid(-is_over), lowest(worth.dtype))
+        scores = torch.logaddexp(
+            own, torch.full_like(own, lowest(own.dtype)).scatter(-1, places.unsqueeze(-1), quoted.unsqueeze(-1))
+        )
+        ended = torch.where(within, worth + F.logsigmoid(is_over), worth)
         eos = torch.full_like(source.ids[:, :1], self.eos_token_id)
-        return torch.cat([source.ids, eos], 1), torch.cat([scores, ended], -1)
+        return torch.cat([source.ids, eos], 1), torch.cat([scores, ended.unsqueeze(-1)], -1)
+
+    def log_probs(
+        self, states: torch.Tensor, logits: torch.Tensor, source: CopySource, labels: torch.LongTensor
+    ) -> torch.Tensor:
+        """
+        Log-probability (B, L) of each label given those before it, as `quotation_log_probs` has it.
+
+        Args:
+            logits: of the vocabulary alone (B, L, V).
+            labels: (B, L), -100 where there is no token, whose log-probability is 0.
+        """
+        own, worth, begins, over = self._scores(states, source)
+        valid, tokens = labels != -100, labels.clamp_min(0)
+        # 1. What needs no beginning: the vocabulary, and places found by what they hold.
+        held = source.ids.unsqueeze(1) == tokens.unsqueeze(-1)
+        found = own.masked_fill(~held, lowest(own.dtype)).logsumexp(-1)
+        logits = logits.float()
+        found = torch.logaddexp(found, logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
+        total = torch.logaddexp(torch.logaddexp(logits.logsumexp(-1), own.logsumexp(-1)), worth)
+        # 2. What a quotation says at each place (B, L, S + L): the token there, or EOS where it is over or beyond.
+        ends = (tokens == self.eos_token_id).unsqueeze(-1)
+        says = torch.logaddexp(
+            F.logsigmoid(-over).unsqueeze(1).masked_fill(~held, lowest(own.dtype)),
+            F.logsigmoid(over).unsqueeze(1).masked_fill(~ends, lowest(own.dtype)),
+        )
+        beyond = torch.zeros_like(found).unsqueeze(-1).masked_fill(~ends, lowest(own.dtype))
+        if source.mask is not None:
+            says = torch.where(source.mask.bool().unsqueeze(1), says, beyond)
+        says = torch.cat([says, beyond.expand(-1, -1, says.shape[1])], -1)
+        # 3. Given each beginning, and over all of them.
+        given_begin = torch.logaddexp(found.unsqueeze(-1), worth.unsqueeze(-1) + diagonals(says)) - total.unsqueeze(-1)
+        return quotation_log_probs(begins, given_begin.masked_fill(~valid.unsqueeze(-1), 0.0))
+
+    def _scores(self, states: torch.Tensor, source: CopySource) -> tuple[torch.Tensor, ...]:
+        """
+        In float32: scores of places found by what they hold (B, L, S), what a quotation is worth (B, L), the
+        log-probability that it begins at each place (B, S), and the logit that it is over there (B, S).
+        """
+        places = source.states.to(states.dtype)
+        by_content, worth = self.bias_proj(states).float().unbind(-1)
+        own = (self.q_proj(states) @ self.k_proj(places).transpose(1, 2)).float() * self.scaling
+        own = own + by_content.unsqueeze(-1)
+        begins, over = self.quotation_proj(places).float().unbind(-1)
+        if source.mask is not None:
+            absent = ~source.mask.bool()
+            own = own.masked_fill(absent.unsqueeze(1), lowest(own.dtype))
+            begins = begins.masked_fill(absent, lowest(begins.dtype))
+        return own, worth, begins.log_softmax(-1), over
 
 
 class YanDecoder(nn.Module):
@@ -194,7 +250,7 @@ class YanDecoder(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.copy_head = None
         if copies and config.canvas_from_source:
-            self.copy_head = YanCopyBias(config, 1, COPY_START)
+            self.copy_head = YanCopyBias(config, COPY_START)
         elif copies and config.copy_mechanism:
             self.copy_head = YanPointer(config)
 
@@ -241,8 +297,11 @@ class YanDecoder(nn.Module):
     ) -> torch.Tensor:
         """
         Cross-entropy of every position (B, L) from `states`, or from their `logits` where they are there already;
-        `config.loss_chunk_size` positions at a time if it is set.
+        `config.loss_chunk_size` positions at a time if it is set. Where answers quote their source, that of each token
+        given those before it.
         """
+        if isinstance(self.copy_head, YanPointer) and copied is not None:
+            return -self.copy_head.log_probs(states, self.lm_head(states), copied, labels)
         if logits is None and self.loss_chunk_size is None:
             logits = self.logits(states, self.copies(states, copied))
         if logits is not None:

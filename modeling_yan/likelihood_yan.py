@@ -5,6 +5,7 @@ import math
 import torch
 
 from .canvas_yan import canvas_lengths, length_mask, source_lengths, target_canvas
+from .copying_yan import CopySource
 from .ctc_yan import ctc_nll, ctc_prefix_log_prob, texts_first
 from .generation_options_yan import GenerationOptions
 from .input_checks_yan import check_finite, check_generator, check_labels, check_number, check_tensor
@@ -32,7 +33,8 @@ class YanLikelihoodMixin:
             log p(y | source) = log p(canvas | source) + log 1/M sum_m p(y | source, canvas, noise_m)
 
         Given the noise (a prior and a choice of experts), positions are independent, and the second term is exact: a
-        product over positions, or with blanks the sum over all placements of the tokens (CTC, Graves et al. 2006).
+        product over positions, or with blanks the sum over all placements of the tokens (CTC, Graves et al. 2006). With
+        `copy_mechanism` they are independent given where a quotation begins, and the product is summed over that.
 
         The canvas is that of `generation_config.length_mode`:
 
@@ -90,8 +92,7 @@ class YanLikelihoodMixin:
         log_probs = []
         for prior in range(num_priors):
             states = self.solve(x_0[:, prior], condition, uniform[0, :, prior], options.sampling)
-            logits = self.writable_logits(self.decoder(states, copied).float(), options.sampling.eos_token_ids)
-            log_probs.append(self._log_prob_of_texts(logits, labels, canvas, options))
+            log_probs.append(self._log_prob_of_texts(self.decoder.states(states), copied, labels, canvas, options))
         total = torch.stack(log_probs, -1).logsumexp(-1) - math.log(num_priors)
         if options.length_mode != "predicted":
             return total
@@ -143,13 +144,25 @@ class YanLikelihoodMixin:
         return labels, length_mask(positions)
 
     def _log_prob_of_texts(
-        self, logits: torch.Tensor, labels: torch.LongTensor, canvas: torch.Tensor, options: GenerationOptions
+        self,
+        states: torch.Tensor,
+        copied: CopySource | None,
+        labels: torch.LongTensor,
+        canvas: torch.Tensor,
+        options: GenerationOptions,
     ) -> torch.Tensor:
-        """Log-probability (B,) of labels (B, L), given logits (B, C, V) of independent positions."""
+        """Log-probability (B,) of labels (B, L), given decoder states (B, C, d) of independent positions."""
+        eos, blank = options.sampling.eos_token_ids, self.config.pad_token_id
+        if self.config.copy_mechanism:
+            states = states[:, : labels.shape[1]]
+            vocabulary = self.writable_logits(self.decoder.lm_head(states).float(), eos)
+            return self.decoder.copy_head.log_probs(states, vocabulary, copied, labels).sum(-1)
+        logits = self.decoder.logits(states, self.decoder.copies(states, copied)).float()
+        logits = self.writable_logits(logits, eos)
         if self.config.canvas_ratio > 1:
             if options.length_mode != "predicted":
-                return ctc_prefix_log_prob(logits, labels, canvas, self.config.pad_token_id)
-            return -ctc_nll(logits, labels, canvas, self.config.pad_token_id)
+                return ctc_prefix_log_prob(logits, labels, canvas, blank)
+            return -ctc_nll(logits, labels, canvas, blank)
         valid = labels != -100
         at = logits[:, : labels.shape[1]].log_softmax(-1)
         return at.gather(-1, labels.masked_fill(~valid, 0).unsqueeze(-1)).squeeze(-1).masked_fill(~valid, 0).sum(-1)

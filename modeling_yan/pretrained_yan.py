@@ -70,7 +70,7 @@ class YanPreTrainedModel(PreTrainedModel):
                     init.zeros_(module.weight)
             if isinstance(module, YanCopyBias):
                 init.zeros_(module.weight)
-                init.constant_(module.bias, module.start)
+                init.copy_(module.bias, module.bias.new_tensor(module.starts))
         elif isinstance(module, nn.LayerNorm) and module is getattr(getattr(self, "decoder", None), "final_norm", None):
             self._start_tied_norm(module)
         elif isinstance(module, nn.Conv1d):

@@ -129,12 +129,13 @@ def draw_noise(
     longest = max(lengths)
     x_0 = torch.zeros(len(seeds), num_priors, longest, hidden_size, device=device)
     uniform = torch.zeros(2, len(seeds), num_priors, longest, device=device)
+    generator = torch.Generator(x_0.device)
     for row, (seed, length) in enumerate(zip(seeds, lengths, strict=True)):
-        generator = torch.Generator(x_0.device).manual_seed(seed)
+        generator.manual_seed(seed)
         for prior in range(num_priors):
-            x_0[row, prior, :length] = std * torch.randn(length, hidden_size, generator=generator, device=x_0.device)
+            x_0[row, prior, :length].normal_(generator=generator)
             uniform[:, row, prior, :length] = torch.rand(2, length, generator=generator, device=x_0.device)
-    return x_0, uniform
+    return x_0.mul_(std), uniform
 
 
 def given_noise(prior_noise: torch.Tensor, drawn: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:

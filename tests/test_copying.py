@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
-from modeling_yan.copying_yan import CopySource, add_copies, lowest, shift_by_position, total_by_token
+from modeling_yan.copying_yan import CopySource, add_copies, lowest, quotation_log_probs, total_by_token
 
 from .helpers import (
     VOCAB_SIZE,
@@ -20,13 +20,11 @@ from .helpers import (
     tiny_model,
 )
 
-CHANGES = [{}, WITH_BLANKS]
 
-
-@pytest.fixture(scope="module", params=["a_place_per_token", "blanks", "hosted"])
+@pytest.fixture(scope="module", params=["own", "hosted"])
 def model(request) -> YanForConditionalGeneration:
-    if request.param != "hosted":
-        return tiny_model(copy_mechanism=True, **CHANGES[request.param == "blanks"])
+    if request.param == "own":
+        return tiny_model(copy_mechanism=True)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "mask_token_id": 3}
     encoder = tiny_bert(vocab_size=VOCAB_SIZE, max_position_embeddings=32)
     model = YanForConditionalGeneration.from_encoder(encoder, copy_mechanism=True, flow_layers=1, **ids)
@@ -71,21 +69,19 @@ def test_gradients_are_those_of_one_softmax_over_vocabulary_and_places():
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("ratio", [1.0, 1.5, 2.0])
-def test_a_shifted_place_has_the_score_of_the_one_before_it(ratio):
-    scores = torch.randn(2, 5, 4, generator=seeded())
-    shifted = shift_by_position(scores, ratio)
-    for position in range(5):
-        steps = int(position / ratio)
-        for place in range(4):
-            expected = scores[:, position, place - steps] if place >= steps else torch.full((2,), lowest(torch.float32))
-            assert torch.equal(shifted[:, position, place], expected)
+def test_an_answer_is_a_mixture_over_the_places_where_it_may_begin():
+    begins = torch.randn(2, 4, generator=seeded()).log_softmax(-1)
+    given = torch.randn(2, 3, 4, generator=seeded(1)) - 3
+    found = quotation_log_probs(begins, given)
+    for row in range(2):
+        for length in (1, 2, 3):
+            answers = (begins[row, b].exp() * given[row, :length, b].sum().exp() for b in range(4))
+            assert found[row, :length].sum().item() == pytest.approx(math.log(sum(answers)), abs=1e-5)
 
 
-@pytest.mark.parametrize("ratio", [1.0, 2.0])
-def test_one_place_serves_a_whole_quotation(ratio):
+def test_one_place_serves_a_whole_quotation():
     """Where it begins, and behind its end EOS, whatever the positions hold."""
-    model = tiny_model(copy_mechanism=True, canvas_ratio=ratio, nll_loss_weight=0.0, mse_loss_weight=0.0)
+    model = tiny_model(copy_mechanism=True)
     pointer, width = model.decoder.copy_head, model.config.hidden_size
     for parameter in pointer.parameters():
         torch.nn.init.zeros_(parameter)
@@ -97,44 +93,91 @@ def test_one_place_serves_a_whole_quotation(ratio):
     states = torch.zeros(1, 7, width)
     states[0, 2, 0] = 1.0
     states[0, 5:, 1] = 1.0
-    decoded = torch.randn(1, int(5 * ratio), width, generator=seeded())
+    decoded = torch.randn(1, 5, width, generator=seeded())
     logits = model.decoder.logits(decoded, model.decoder.copies(decoded, CopySource(ids, states)))
-    assert logits.argmax(-1)[0, :: int(ratio)].tolist() == [7, 6, 5, 2, 2]
+    assert logits.argmax(-1)[0].tolist() == [7, 6, 5, 2, 2]
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_scores_are_those_of_the_two_ways(side):
-    """By loops over positions and places."""
-    model = tiny_model(copy_mechanism=True)
-    pointer = model.decoder.copy_head
-    ids, mask = source_batch((7, 4, 5), side=side)
+@pytest.fixture(scope="module", params=["right", "left"])
+def pointed(request) -> tuple:
+    """A pointer, its source with padding on a side, states of three positions, and logits of the vocabulary."""
+    pointer = tiny_model(copy_mechanism=True).decoder.copy_head
+    ids, mask = source_batch((7, 4, 5), side=request.param)
     source, states = (torch.randn(3, length, 16, generator=seeded(length)) for length in (7, 3))
-    found_ids, found = pointer(states, CopySource(ids, source, mask))
-    assert found_ids.tolist() == [[*row, 2] for row in ids.tolist()]
-    begins, over = pointer.quotation_proj(source).detach().unbind(-1)
-    worth = pointer.bias_proj(states).detach()
+    return pointer, CopySource(ids, source, mask), states, torch.randn(3, 3, VOCAB_SIZE, generator=seeded(5))
+
+
+def plain_scores(pointed: tuple, row: int, position: int, begin: int) -> tuple[list[float], float]:
+    """By the formula: what each place is worth to a position of an answer that quotes from `begin` on, and EOS."""
+    pointer, source, states, _ = pointed
+    over = pointer.quotation_proj(source.states).detach()[row, :, 1]
+    worth = pointer.bias_proj(states).detach()[row, position]
+    tokens, scores = source.mask[row].nonzero().flatten().tolist(), []
+    for place in range(source.ids.shape[1]):
+        own = quoted = 0.0
+        if place in tokens:
+            product = pointer.q_proj(states[row, position]) @ pointer.k_proj(source.states[row, place])
+            own = math.exp(product.item() / 4 + worth[0])
+        if place == begin + position and place in tokens:
+            quoted = math.exp(worth[1]) * torch.sigmoid(-over[place]).item()
+        scores.append(own + quoted)
+    at = begin + position
+    ended = math.exp(worth[1]) * (torch.sigmoid(over[at]).item() if at in tokens else 1.0)
+    return scores, ended
+
+
+def test_what_is_written_quotes_from_the_most_probable_beginning(pointed):
+    pointer, source, states, _ = pointed
+    ids, found = pointer(states, source)
+    assert ids.tolist() == [[*row, 2] for row in source.ids.tolist()]
+    begins = pointer.quotation_proj(source.states)[..., 0].masked_fill(source.mask == 0, -torch.inf).argmax(-1).tolist()
     for row in range(3):
-        tokens = mask[row].nonzero().flatten().tolist()
         for position in range(3):
-            ended = sum(
-                math.exp(begins[row, place] + worth[row, position, 1])
-                for place in tokens
-                if place + position > tokens[-1]
-            )
-            for place in range(7):
-                own = quoted = 0.0
-                if place in tokens:
-                    product = pointer.q_proj(states[row, position]) @ pointer.k_proj(source[row, place])
-                    own = math.exp(product.item() / 4 + worth[row, position, 0])
-                if place in tokens and place - position in tokens:
-                    reached = math.exp(begins[row, place - position] + worth[row, position, 1])
-                    quoted = reached * torch.sigmoid(-over[row, place]).item()
-                    ended += reached * torch.sigmoid(over[row, place]).item()
-                if place in tokens:
-                    assert found[row, position, place].item() == pytest.approx(math.log(own + quoted), abs=1e-4)
+            scores, ended = plain_scores(pointed, row, position, begins[row])
+            for score, expected in zip(found[row, position].tolist(), [*scores, ended], strict=True):
+                if expected:
+                    assert score == pytest.approx(math.log(expected), abs=1e-4)
                 else:
-                    assert found[row, position, place] < lowest(torch.float32) / 2
-            assert found[row, position, 7].item() == pytest.approx(math.log(ended), abs=1e-4)
+                    assert score < lowest(torch.float32) / 2
+
+
+def test_the_likelihood_is_that_of_a_mixture_over_beginnings(pointed):
+    """By loops over beginnings, positions and places, with EOS, a token of the source twice, and padding."""
+    pointer, source, states, logits = pointed
+    labels = source.ids[:, 2:5].clone()
+    labels[0, 2], labels[1, 1:], labels[2] = 2, torch.tensor([2, -100]), torch.tensor([20, 2, 2])
+    found = pointer.log_probs(states, logits, source, labels).detach()
+    begins = pointer.quotation_proj(source.states)[..., 0].masked_fill(source.mask == 0, -torch.inf).softmax(-1)
+    for row in range(3):
+        total = 0.0
+        for begin in source.mask[row].nonzero().flatten().tolist():
+            answer = begins[row, begin].item()
+            for position, label in enumerate(labels[row].tolist()):
+                if label == -100:
+                    continue
+                scores, ended = plain_scores(pointed, row, position, begin)
+                own = sum(score for place, score in enumerate(scores) if source.ids[row, place] == label)
+                vocabulary = logits[row, position].exp()
+                whole = vocabulary.sum().item() + sum(scores) + ended
+                answer *= (vocabulary[label].item() + own + (ended if label == 2 else 0.0)) / whole
+            total += answer
+        assert found[row].sum().item() == pytest.approx(math.log(total), abs=1e-4)
+    assert found[1, 2] == 0
+
+
+def test_a_certain_beginning_makes_likelihood_and_writing_one(pointed):
+    pointer, source, states, logits = pointed
+    head = tiny_model(copy_mechanism=True).decoder
+    head.copy_head = pointer
+    certain = pointer.quotation_proj.weight.data.clone()
+    pointer.quotation_proj.weight.data[0] *= 1e4
+    labels = torch.randint(4, VOCAB_SIZE, (3, 3), generator=seeded(6))
+    ids, scores = pointer(states, source)
+    totals = total_by_token(scores, ids)
+    written = add_copies(logits.clone(), ids.unsqueeze(1).expand_as(totals), totals).log_softmax(-1)
+    found = pointer.log_probs(states, logits, source, labels)
+    pointer.quotation_proj.weight.data = certain
+    torch.testing.assert_close(found, written.gather(-1, labels.unsqueeze(-1)).squeeze(-1), atol=1e-4, rtol=1e-4)
 
 
 def test_neither_padding_nor_batch_changes_a_row(model):
@@ -159,7 +202,7 @@ def test_candidates_and_lengths_copy_from_their_own_source(model):
     assert written.isfinite().all()
 
 
-@pytest.mark.parametrize("changes", [*CHANGES, {"denoising_ce_loss_weight": 1.0}])
+@pytest.mark.parametrize("changes", [{}, {"denoising_ce_loss_weight": 1.0}])
 def test_training_reaches_the_pointer_and_the_encoder(changes):
     model = tiny_model(copy_mechanism=True, cross_attention_layers=[], **changes).train()
     ids, mask = source_batch((7, 4, 5))
@@ -232,7 +275,10 @@ def test_a_new_model_gives_copies_and_vocabulary_about_the_same_weight():
     ("options", "message"),
     [
         ({**WITH_BLANKS, "length_head": "source"}, "each position copies its own token already; leave copy_mechanism"),
-        ({"training_config": {"loss_chunk_size": 4}}, "copy_mechanism=True needs the logits of all positions at once"),
+        (WITH_BLANKS, "copy_mechanism=True with canvas_ratio=2.0: a quotation needs a position for every token"),
+        ({"eos_token_id": None}, "copy_mechanism=True needs eos_token_id"),
+        ({"training_config": {"loss_chunk_size": 4}}, "loss_chunk_size=4: the likelihood is that of whole quotations"),
+        ({"training_config": {"label_smoothing": 0.1}}, "copy_mechanism=True with label_smoothing=0.1"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(options, message):

@@ -107,7 +107,7 @@ class YanConfig(PreTrainedConfig):
             that need a token's place are out then: set `nll_loss_weight` and `mse_loss_weight` to 0.
         copy_mechanism (`bool`, defaults to `False`): Whether an answer can take tokens of its source as they are: every
             position points at tokens of the source, which count beside the vocabulary. For names, numbers and
-            quotations. It needs `input_ids` where the answer is written.
+            quotations. It needs `input_ids` where the answer is written, and a `canvas_ratio` of 1.
         training_config (`dict` or `YanTrainingConfig`, *optional*): What only training reads: weights of the loss
             terms, sampling of times, unrolling, glancing, smoothing, chunks. A dict changes the settings that it names.
         initializer_range (`float`, *optional*): Initial standard deviation of linear layers;
@@ -347,8 +347,20 @@ class YanConfig(PreTrainedConfig):
                 "copy_mechanism=True with length_head='source': there each position copies its own token already; "
                 "leave copy_mechanism out"
             )
-        if self.copy_mechanism and self.training_config.loss_chunk_size is not None:
-            raise ValueError("copy_mechanism=True needs the logits of all positions at once; leave loss_chunk_size out")
+        if self.copy_mechanism and self.canvas_ratio != 1:
+            raise ValueError(
+                f"copy_mechanism=True with canvas_ratio={self.canvas_ratio}: a quotation needs a position for every "
+                "token; leave one of them out"
+            )
+        if self.copy_mechanism and self.eos_token_id is None:
+            raise ValueError("copy_mechanism=True needs eos_token_id, which stands behind the end of a quotation")
+        for name in ("loss_chunk_size", "label_smoothing"):
+            value = getattr(self.training_config, name)
+            if self.copy_mechanism and value:
+                raise ValueError(
+                    f"copy_mechanism=True with {name}={value}: the likelihood is that of whole quotations; leave "
+                    f"{name} out"
+                )
         if self.training_config.glancing_ratio and self.encoder_config is not None:
             raise ValueError(
                 f"glancing_ratio={self.training_config.glancing_ratio} shows YAN's own token embeddings, which are "

@@ -210,8 +210,10 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
                 start = self._show_targets(x_0, condition, labels, copied, expert_indices, generator)
             endpoint, gate = self._unroll(start, condition, expert_indices, generator, draw=labels is not None)
             states = self.decoder.states(endpoint)
-            chunked = settings.loss_chunk_size is not None and labels is not None and self.training
-            logits = None if chunked else self.decoder.logits(states, self.decoder.copies(states, copied))
+            # Chunks hold no logits of all positions, and a mixture over quotations is not read off those of one.
+            unread = settings.loss_chunk_size is not None or self.config.copy_mechanism
+            if not (unread and labels is not None and self.training):
+                logits = self.decoder.logits(states, self.decoder.copies(states, copied))
         length_logits = None if self.length_head is None else self.length_head(source, attention_mask)
         # 4. With labels: what else the terms of the loss read, and their weighted sum.
         loss, terms = None, {}
