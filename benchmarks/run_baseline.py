@@ -12,6 +12,7 @@ the decoder its layers (BERT2BERT, arXiv 1907.12461).
         --dataset_name ../shared/data/sst2 --learning_rate 5e-5 --output_dir outputs/bert2bert-sst2
 """
 
+import copy
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,13 +33,14 @@ from transformers import (
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import parse_arguments, run_script, token_ids
-from modeling_yan.common.hub import read_config, read_tokenizer, readable
+from modeling_yan.common.hub import read_config, read_model, read_tokenizer, readable
 from modeling_yan.data.loading import select_split
 from modeling_yan.data.redrawn_pairs import RedrawnPairs
 from modeling_yan.data.tasks import Task, evaluation_rows, load_splits
 from modeling_yan.data.tokenization import end_token_id, set_truncation_side, tokenize_pairs
 from modeling_yan.evaluation.baselines import closest_width
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
+from modeling_yan.evaluation.text_generation import reader_config
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
 from modeling_yan.training.scoring import score_splits
 from modeling_yan.training.trainer import KnownLengthsTrainer
@@ -74,6 +76,13 @@ class BaselineArguments:
     decoder_layers: int | None = field(
         default=None, metadata={"help": "BART: how many of `layers` are the decoder's; half of them by default."}
     )
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "BART: folder of a trained one; the model begins with its encoder and the first `decoder_layers` "
+            "layers of its decoder, as distilled models do (arXiv 2010.13002)."
+        },
+    )
     num_attention_heads: int = field(default=4, metadata={"help": "Attention heads."})
     init_std: float = field(default=0.02, metadata={"help": "Initial standard deviation of the weights."})
     attn_implementation: str = field(
@@ -100,6 +109,29 @@ def build_bart(arguments: BaselineArguments, positions: int, width: int, **ids) 
         **ids,
     )
     return BartForConditionalGeneration(config)
+
+
+def shrink_bart(teacher: str, decoder_layers: int, dropout: float, tokenizer: PreTrainedTokenizerBase):
+    """
+    A trained BART's encoder and the first layers of its decoder.
+
+    Raises:
+        ValueError: for a teacher with fewer layers, or with another vocabulary than the tokenizer's.
+    """
+    whole = read_model(BartForConditionalGeneration, teacher)
+    if decoder_layers > whole.config.decoder_layers:
+        raise ValueError(f"decoder_layers={decoder_layers}: {teacher} has {whole.config.decoder_layers}")
+    if whole.config.vocab_size != len(tokenizer):
+        raise ValueError(
+            f"teacher={teacher} has {whole.config.vocab_size} ids, the tokenizer {len(tokenizer)}; give the teacher's "
+            "tokenizer_name"
+        )
+    config = copy.deepcopy(whole.config)
+    config.update({"decoder_layers": decoder_layers, "dropout": dropout})
+    model = BartForConditionalGeneration(config)
+    kept = model.state_dict().keys()
+    model.load_state_dict({name: value for name, value in whole.state_dict().items() if name in kept})
+    return model
 
 
 def build_bert2bert(encoder: str, tokenizer: PreTrainedTokenizerBase) -> EncoderDecoderModel:
@@ -150,7 +182,10 @@ def build_model(
         return model
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     ids["vocab_size"] = len(tokenizer)
-    if arguments.architecture == "bart":
+    if arguments.teacher:
+        dropout = arguments.hidden_dropout_prob
+        model = shrink_bart(arguments.teacher, arguments.decoder_layers, dropout, tokenizer)
+    elif arguments.architecture == "bart":
         model = build_bart(arguments, positions, width, **ids)
     else:
         model = build_gpt2(arguments, positions, width, mask_token_id=tokenizer.mask_token_id, **ids)
@@ -204,6 +239,11 @@ def check_arguments(arguments: BaselineArguments) -> None:
         raise ValueError(f"architecture={arguments.architecture} with encoder={arguments.encoder}: they go together")
     if from_encoder and arguments.like:
         raise ValueError(f"like={arguments.like} chooses a width, which the encoder has already; leave it out")
+    if arguments.teacher and (arguments.architecture != "bart" or arguments.like or not arguments.decoder_layers):
+        raise ValueError(
+            f"teacher={arguments.teacher} gives architecture=bart its sizes; leave like out, and say how many "
+            "decoder_layers it keeps"
+        )
     if arguments.decoder_layers is not None and not 0 < arguments.decoder_layers < arguments.layers:
         raise ValueError(
             f"decoder_layers={arguments.decoder_layers} must lie between 1 and {arguments.layers - 1}: encoder and "
@@ -237,7 +277,7 @@ def main() -> None:
     )
     report = {
         "architecture": arguments.architecture,
-        "hidden_size": model.get_encoder().config.hidden_size if arguments.encoder else width,
+        "hidden_size": reader_config(model.config).hidden_size,
         "train_rows": len(train),
         **run_training(trainer, training_flops=arguments.training_flops, resume=resume),
     }

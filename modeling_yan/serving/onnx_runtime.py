@@ -7,7 +7,6 @@ import torch
 from transformers import GenerationConfig
 
 from modeling_yan import YanConfig
-from modeling_yan.canvas_yan import length_mask
 from modeling_yan.generation_options_yan import GenerationOptions
 from modeling_yan.generation_yan import YanGenerationMixin
 from modeling_yan.sampling_yan import SamplingOptions
@@ -164,14 +163,14 @@ class YanOrtForConditionalGeneration(YanGenerationMixin):
         """As the model's, without states."""
         if on_draft is not None:
             raise ValueError("a streamer with put_draft needs each step's state, which graphs do not return; use put")
-        rows, repeats = len(x_0), len(x_0) // len(source)
+        repeats = len(x_0) // len(source)
 
         def repeat(part: torch.Tensor) -> torch.Tensor:
             return part if repeats == 1 else part.repeat_interleave(repeats, 0)
 
         if source_mask is None:
             source_mask = torch.ones(source.shape[:2], dtype=torch.long)
-        mask = length_mask(torch.full((rows,), x_0.shape[1])) if canvas_mask is None else canvas_mask
+        mask = torch.ones(x_0.shape[:2], dtype=torch.long) if canvas_mask is None else canvas_mask
         ids, log_probs = self._run(
             canvas_graph(options.num_inference_steps),
             x_0=x_0,

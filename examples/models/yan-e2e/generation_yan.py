@@ -140,11 +140,11 @@ def text_positions(ids: torch.LongTensor, lengths: torch.LongTensor, options: Ge
         Where they stand in `ids` (N, longest row), -1 behind the last.
     """
     cut = torch.minimum(cut_lengths(ids, None, options.sampling.eos_token_ids), lengths)
-    places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    positions = torch.where(length_mask(cut, ids.shape[1]), places, -1)
+    places = torch.arange(ids.shape[1], device=ids.device)
+    positions = torch.where(places < cut.unsqueeze(1), places, -1)
     if options.bos_token_id is not None:
-        starts = (ids[:, 0] == options.bos_token_id) & (cut > 0)
-        positions = torch.where(starts.unsqueeze(1), F.pad(positions[:, 1:], (0, 1), value=-1), positions)
+        starts = (ids[:, :1] == options.bos_token_id).expand_as(ids)
+        positions = torch.where(starts, F.pad(positions[:, 1:], (0, 1), value=-1), positions)
     if options.merge_repeats:
         positions = merge_repeats(ids, positions, options.merge_repeats)
     return positions[:, : max(int((positions >= 0).sum(-1).max()), 1)]
@@ -394,11 +394,11 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
 
     def _write_rows(self, sources: Sources, options: GenerationOptions, on_draft=None) -> WrittenRows:
         """Steps 5 to 7 of `generate` for all rows, in groups of similar canvases."""
+        rows, device = len(sources.lengths), sources.lengths.device
         longest = sources.lengths.amax(1)
-        groups = [] if options.sampling.output_trajectory else group_by_bucket(longest)
+        groups = [] if rows == 1 or options.sampling.output_trajectory else group_by_bucket(longest)
         if len(groups) < 2:
             return self._write_group(sources, options, on_draft)
-        rows, device = len(longest), longest.device
         shape = (rows, options.num_return_sequences)
         written = WrittenRows(
             ids=torch.zeros(*shape, int(longest.max()), dtype=torch.long, device=device),

@@ -92,7 +92,7 @@ def check_mask(name: str, mask: object, shape: tuple[int, int], of: str) -> None
     check_tensor(name, mask, "pass a tensor with 1 at tokens and 0 at padding")
     if mask.shape != shape:
         raise ValueError(f"{name} has shape {tuple(mask.shape)}, {of} has {tuple(shape)}; they must agree")
-    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+    if mask.dtype != torch.bool and not bool((mask == mask.bool()).all()):
         raise ValueError(f"{name} holds values other than 0 and 1; pass 1 at tokens and 0 at padding")
 
 

@@ -418,20 +418,22 @@ class YanSamplingMixin:
 
     def token_bias(self, options: SamplingOptions, device: torch.device | str | None = None) -> torch.Tensor:
         """What is added to logits (V,) before a token is chosen: bans, and the penalty on the blank."""
-        bias = self.writable_logits(torch.zeros(self.config.vocab_size, device=device), options.eos_token_ids)
+        bias = torch.zeros(self.config.vocab_size, device=device)
+        for token_id in self._banned(options.eos_token_ids):
+            bias[token_id] = -torch.inf
         if options.blank_penalty:
-            blank = torch.arange(self.config.vocab_size, device=device) == self.config.pad_token_id
-            bias = bias - options.blank_penalty * blank
+            bias[self.config.pad_token_id] -= options.blank_penalty
         return bias
 
     def writable_logits(self, logits: torch.Tensor, eos_token_ids: tuple[int, ...] = ()) -> torch.Tensor:
         """
         Logits (..., V) without the tokens that no text holds: mask and padding, unless padding is the blank or EOS.
         """
-        config = self.config
-        padding = config.pad_token_id if config.canvas_ratio == 1 else None
-        banned = [i for i in (padding, config.mask_token_id) if i is not None and i not in eos_token_ids]
         ids = torch.arange(logits.shape[-1], device=logits.device)
-        for token_id in banned:
+        for token_id in self._banned(eos_token_ids):
             logits = logits.masked_fill(ids == token_id, -torch.inf)
         return logits
+
+    def _banned(self, eos_token_ids: tuple[int, ...]) -> list[int]:
+        padding = self.config.pad_token_id if self.config.canvas_ratio == 1 else None
+        return [i for i in (padding, self.config.mask_token_id) if i is not None and i not in eos_token_ids]
