@@ -99,6 +99,8 @@ def build_systems(
             writers[name] = writer
             facts[name] = {
                 "system": name,
+                "model": Path(folder).name,
+                "runtime": runtime,
                 "kind": "YAN" if build is yan_systems else "left to right",
                 "shape": describe_shape(model),
                 "parameters": model.num_parameters(),
@@ -183,7 +185,8 @@ def main() -> None:
     settings = {"task": arguments.task, "split": arguments.split, "rows": len(rows), "timed": len(sources)}
     report = {**machine(torch.device("cpu")), **settings, "metric": task.metric, "cells": cells}
     write_report(report, arguments.output)
-    points = [(cell["ms"], cell["scores"][SCORES[task.metric]], cell["kind"], cell["system"]) for cell in cells]
+    shown = ("model", "runtime", "kind")
+    points = [(c["ms"], c["scores"][SCORES[task.metric]], *(c[name] for name in shown)) for c in cells]
     plot_tradeoff(points, METRICS[task.metric], arguments.output.with_suffix(".png"))
     Console(width=120).print(make_table(cells, task.metric, arguments.batch_sizes))
 

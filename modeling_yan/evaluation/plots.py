@@ -139,21 +139,26 @@ def plot_trajectories(trajectory: torch.Tensor, experts: torch.Tensor, labels: l
     plt.close(figure)
 
 
-def plot_tradeoff(points: list[tuple[float, float, str, str]], quality: str, path: Path) -> None:
+def plot_tradeoff(points: list[tuple[float, float, str, str, str]], quality: str, path: Path) -> None:
     """
-    Quality against the time of a call.
+    Quality against the time of a call; a line joins the runtimes of a model.
 
     Args:
-        points: milliseconds, score, kind and name of each system; kinds have a colour each.
+        points: milliseconds, score, model, runtime and kind; kinds have a marker each.
         quality: name of the score.
     """
     figure, axis = plt.subplots(figsize=(9, 6))
-    kinds = list(dict.fromkeys(kind for *_, kind, _ in points))
-    for milliseconds, score, kind, name in points:
-        color = f"C{kinds.index(kind)}"
-        axis.scatter(milliseconds, score, color=color, marker="o" if kind == kinds[0] else "s")
-        axis.annotate(name, (milliseconds, score), xytext=(5, 4), textcoords="offset points", fontsize=7, color=color)
-    axis.set(xlabel="milliseconds a call, batch size 1", ylabel=quality, xscale="log")
-    axis.grid(alpha=0.3, which="both")
+    kinds = list(dict.fromkeys(kind for *_, kind in points))
+    for model in dict.fromkeys(model for _, _, model, *_ in points):
+        own = [point for point in points if point[2] == model]
+        marker = "os"[kinds.index(own[0][-1]) % 2]
+        axis.plot([x for x, *_ in own], [y for _, y, *_ in own], marker=marker, label=f"{model} ({own[0][-1]})")
+        for milliseconds, score, _, runtime, _ in own:
+            place = {"xytext": (4, 5), "textcoords": "offset points", "fontsize": 7}
+            axis.annotate(runtime.split()[-1], (milliseconds, score), **place)
+    axis.set(xlabel="milliseconds a call, batch size 1", ylabel=quality)
+    axis.set_xlim(left=0)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
