@@ -111,7 +111,9 @@ def build_bart(arguments: BaselineArguments, positions: int, width: int, **ids) 
     return BartForConditionalGeneration(config)
 
 
-def shrink_bart(teacher: str, decoder_layers: int, dropout: float, tokenizer: PreTrainedTokenizerBase):
+def shrink_bart(
+    teacher: str, decoder_layers: int, dropout: float, tokenizer: PreTrainedTokenizerBase
+) -> BartForConditionalGeneration:
     """
     A trained BART's encoder and the first layers of its decoder.
 
