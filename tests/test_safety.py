@@ -272,8 +272,11 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(tmp_path):
 # Whole folders and locks
 
 WRITER = """
-    import runpy, sys, time
+    import runpy, signal, sys, time
     from pathlib import Path
+
+    # What is started in the background ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     with runpy.run_path(sys.argv[1])["whole_folder"](Path("out")) as folder:
         (folder / "half.txt").write_text("half")
