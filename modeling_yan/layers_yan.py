@@ -28,8 +28,7 @@ from .mixers_yan import MIXERS
 COPY_START = 6.0
 # A source of so many tokens has as much weight as the vocabulary, before anything is learned.
 POINTED_TOKENS = 64
-# So many nats less for places that are found by what they hold: the first position would find its token by itself
-# otherwise, and the beginning of the quotation would be learned from the rest alone.
+# So many nats less for places that are found by what they hold, so that an answer begins as a quotation.
 CONTENT_HANDICAP = 4.0
 
 
