@@ -15,9 +15,9 @@ from .configuration_yan import YanConfig
 from .copying_yan import (
     CopySource,
     add_copies,
+    best_passage,
     diagonals,
     lowest,
-    places_of_quotation,
     quotation_log_probs,
     total_by_token,
 )
@@ -145,10 +145,9 @@ class YanCopyBias(nn.Linear):
 class YanPointer(nn.Module):
     """
     Scores of the places of a source, from the states of canvas positions. There are two ways to a place. A position
-    finds it by what it holds; or the answer is a quotation, and the place stands as far behind the quotation's
-    beginning as the position behind that of the answer. The beginning is one for all positions, which so agree on it:
-    the likelihood is that of a mixture over beginnings, and what is written quotes from the most probable one. Behind
-    the end of a quotation stands EOS.
+    finds it by what it holds; or the answer quotes a passage, and the place stands as far behind the passage's first
+    as the position behind the answer's. The passage is one for all positions, which so agree on it: the likelihood is
+    that of a mixture over passages, and what is written quotes the most probable one. Behind its end stands EOS.
     """
 
     def __init__(self, config: YanConfig):
@@ -158,7 +157,7 @@ class YanPointer(nn.Module):
         self.eos_token_id = eos[0] if isinstance(eos, list) else eos
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        # Of a place: whether a quotation begins there, and whether it is over.
+        # Of a place: whether a passage begins there, and whether it is the last of one.
         self.quotation_proj = nn.Linear(config.hidden_size, 2)
         # Of a position: what each of the two ways is worth. A quotation begins as likely as all of the vocabulary.
         by_content = math.log(config.vocab_size / POINTED_TOKENS) - CONTENT_HANDICAP
@@ -167,18 +166,18 @@ class YanPointer(nn.Module):
     def forward(self, states: torch.Tensor, source: CopySource) -> tuple[torch.Tensor, torch.Tensor]:
         """
         States (B, L, d) -> ids (B, S) that can be copied and their scores (B, L, S) in float32, EOS the last, where the
-        answer quotes from the most probable beginning.
+        answer quotes the most probable passage.
         """
-        own, worth, begins, over = self._scores(states, source)
-        places, within = places_of_quotation(begins.argmax(-1), own.shape[1], source.mask, own.shape[2])
-        is_over = over.gather(1, places)
-        quoted = torch.where(within, worth + F.logsigmoid(-is_over), lowest(worth.dtype))
-        scores = torch.logaddexp(
-            own, torch.full_like(own, lowest(own.dtype)).scatter(-1, places.unsqueeze(-1), quoted.unsqueeze(-1))
-        )
-        ended = torch.where(within, worth + F.logsigmoid(is_over), worth)
+        own, worth, begins, ends = self._scores(states, source)
+        begin, end = best_passage(begins, ends)
+        places = begin.unsqueeze(1) + torch.arange(own.shape[1], device=own.device)
+        within = places <= end.unsqueeze(1)
+        quoted = worth.masked_fill(~within, lowest(worth.dtype)).unsqueeze(-1)
+        at = places.clamp_max(own.shape[2] - 1).unsqueeze(-1)
+        scores = torch.logaddexp(own, torch.full_like(own, lowest(own.dtype)).scatter(-1, at, quoted))
+        over = worth.masked_fill(within, lowest(worth.dtype)).unsqueeze(-1)
         eos = torch.full_like(source.ids[:, :1], self.eos_token_id)
-        return torch.cat([source.ids, eos], 1), torch.cat([scores, ended.unsqueeze(-1)], -1)
+        return torch.cat([source.ids, eos], 1), torch.cat([scores, over], -1)
 
     def log_probs(
         self, states: torch.Tensor, logits: torch.Tensor, source: CopySource, labels: torch.LongTensor
@@ -190,43 +189,39 @@ class YanPointer(nn.Module):
             logits: of the vocabulary alone (B, L, V).
             labels: (B, L), -100 where there is no token, whose log-probability is 0.
         """
-        own, worth, begins, over = self._scores(states, source)
+        own, worth, begins, ends = self._scores(states, source)
         valid, tokens = labels != -100, labels.clamp_min(0)
-        # 1. What needs no beginning: the vocabulary, and places found by what they hold.
+        # 1. What needs no passage: the vocabulary, and places found by what they hold.
         held = source.ids.unsqueeze(1) == tokens.unsqueeze(-1)
         found = own.masked_fill(~held, lowest(own.dtype)).logsumexp(-1)
         logits = logits.float()
         found = torch.logaddexp(found, logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
         total = torch.logaddexp(torch.logaddexp(logits.logsumexp(-1), own.logsumexp(-1)), worth)
-        # 2. What a quotation says at each place (B, L, S + L): the token there, or EOS where it is over or beyond.
-        ends = (tokens == self.eos_token_id).unsqueeze(-1)
-        says = torch.logaddexp(
-            F.logsigmoid(-over).unsqueeze(1).masked_fill(~held, lowest(own.dtype)),
-            F.logsigmoid(over).unsqueeze(1).masked_fill(~ends, lowest(own.dtype)),
-        )
-        beyond = torch.zeros_like(found).unsqueeze(-1).masked_fill(~ends, lowest(own.dtype))
-        if source.mask is not None:
-            says = torch.where(source.mask.bool().unsqueeze(1), says, beyond)
-        says = torch.cat([says, beyond.expand(-1, -1, says.shape[1])], -1)
-        # 3. Given each beginning, and over all of them.
-        given_begin = torch.logaddexp(found.unsqueeze(-1), worth.unsqueeze(-1) + diagonals(says)) - total.unsqueeze(-1)
-        return quotation_log_probs(begins, given_begin.masked_fill(~valid.unsqueeze(-1), 0.0))
+        # 2. Within a passage from each beginning (B, L, S), and behind its end (B, L).
+        holds = diagonals(F.pad(held, (0, held.shape[1])))
+        quoted = worth.unsqueeze(-1).masked_fill(~holds, lowest(worth.dtype))
+        quoted = torch.logaddexp(found.unsqueeze(-1), quoted) - total.unsqueeze(-1)
+        over = worth.masked_fill(tokens != self.eos_token_id, lowest(worth.dtype))
+        over = torch.logaddexp(found, over) - total
+        # 3. Over all passages.
+        quoted, over = quoted.masked_fill(~valid.unsqueeze(-1), 0.0), over.masked_fill(~valid, 0.0)
+        return quotation_log_probs(begins, ends, quoted, over).masked_fill(~valid, 0.0)
 
     def _scores(self, states: torch.Tensor, source: CopySource) -> tuple[torch.Tensor, ...]:
         """
         In float32: scores of places found by what they hold (B, L, S), what a quotation is worth (B, L), the
-        log-probability that it begins at each place (B, S), and the logit that it is over there (B, S).
+        log-probability that it begins at each place (B, S), and the score that the place is its last (B, S).
         """
         places = source.states.to(states.dtype)
         by_content, worth = self.bias_proj(states).float().unbind(-1)
         own = (self.q_proj(states) @ self.k_proj(places).transpose(1, 2)).float() * self.scaling
         own = own + by_content.unsqueeze(-1)
-        begins, over = self.quotation_proj(places).float().unbind(-1)
+        begins, ends = self.quotation_proj(places).float().unbind(-1)
         if source.mask is not None:
             absent = ~source.mask.bool()
             own = own.masked_fill(absent.unsqueeze(1), lowest(own.dtype))
-            begins = begins.masked_fill(absent, lowest(begins.dtype))
-        return own, worth, begins.log_softmax(-1), over
+            begins, ends = (scores.masked_fill(absent, lowest(scores.dtype)) for scores in (begins, ends))
+        return own, worth, begins.log_softmax(-1), ends
 
 
 class YanDecoder(nn.Module):

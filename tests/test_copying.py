@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
-from modeling_yan.copying_yan import CopySource, add_copies, lowest, quotation_log_probs, total_by_token
+from modeling_yan.copying_yan import CopySource, add_copies, best_passage, lowest, quotation_log_probs, total_by_token
 
 from .helpers import (
     VOCAB_SIZE,
@@ -69,30 +69,55 @@ def test_gradients_are_those_of_one_softmax_over_vocabulary_and_places():
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def test_an_answer_is_a_mixture_over_the_places_where_it_may_begin():
-    begins = torch.randn(2, 4, generator=seeded()).log_softmax(-1)
-    given = torch.randn(2, 3, 4, generator=seeded(1)) - 3
-    found = quotation_log_probs(begins, given)
+def passage_probability(begins: list[float], ends: list[float], begin: int, end: int) -> float:
+    """p(b) p(e | b) by the formula; absent places have scores of minus infinity."""
+    beginning = math.exp(begins[begin]) / sum(math.exp(score) for score in begins)
+    return beginning * math.exp(ends[end]) / sum(math.exp(score) for score in ends[begin:])
+
+
+@pytest.mark.parametrize(("length", "size"), [(1, 1), (3, 1), (2, 5), (5, 4), (4, 9)])
+def test_an_answer_is_a_mixture_over_passages(length, size):
+    """By loops over first and last places; passages longer than the answer count as far as it goes."""
+    begins, ends = (torch.randn(2, size, generator=seeded(seed)) for seed in (0, 1))
+    quoted = torch.randn(2, length, size, generator=seeded(2)) - 3
+    over = 40 * torch.randn(2, length, generator=seeded(3)) - 50
+    found = quotation_log_probs(begins.log_softmax(-1), ends, quoted, over)
     for row in range(2):
-        for length in (1, 2, 3):
-            answers = (begins[row, b].exp() * given[row, :length, b].sum().exp() for b in range(4))
-            assert found[row, :length].sum().item() == pytest.approx(math.log(sum(answers)), abs=1e-5)
+        for tokens in range(1, length + 1):
+            answers = 0.0
+            for begin in range(size):
+                for end in range(begin, size):
+                    inside = min(end - begin + 1, tokens)
+                    parts = quoted[row, :inside, begin].sum() + over[row, inside:tokens].sum()
+                    passage = passage_probability(begins[row].tolist(), ends[row].tolist(), begin, end)
+                    answers += passage * parts.double().exp().item()
+            assert found[row, :tokens].sum().item() == pytest.approx(math.log(answers), abs=1e-4)
 
 
-def test_one_place_serves_a_whole_quotation():
-    """Where it begins, and behind its end EOS, whatever the positions hold."""
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_the_best_passage_is_that_of_all_pairs(size):
+    begins, ends = (2 * torch.randn(20, size, generator=seeded(seed)) for seed in (0, 1))
+    first, last = best_passage(begins.log_softmax(-1), ends)
+    for row in range(20):
+        facts = begins[row].tolist(), ends[row].tolist()
+        pairs = [(begin, end) for begin in range(size) for end in range(begin, size)]
+        best = max(pairs, key=lambda pair: passage_probability(*facts, *pair))
+        assert (first[row].item(), last[row].item()) == best
+
+
+def test_one_passage_serves_a_whole_answer():
+    """From its first place to its last, and behind it EOS, whatever the positions hold."""
     model = tiny_model(copy_mechanism=True)
     pointer, width = model.decoder.copy_head, model.config.hidden_size
     for parameter in pointer.parameters():
         torch.nn.init.zeros_(parameter)
     torch.nn.init.constant_(pointer.bias_proj.bias[1:], 5.0)
-    # The first channel of a place's state says that a quotation begins there, the second that it is over.
+    # The first channel of a place's state says that a passage begins there, the second that it is the last of one.
     pointer.quotation_proj.weight.data[:, :2] = 20 * torch.eye(2)
-    pointer.quotation_proj.bias.data[1] = -10.0
     ids = torch.tensor([[9, 8, 7, 6, 5, 4, 3]])
     states = torch.zeros(1, 7, width)
     states[0, 2, 0] = 1.0
-    states[0, 5:, 1] = 1.0
+    states[0, [1, 4], 1] = 1.0
     decoded = torch.randn(1, 5, width, generator=seeded())
     logits = model.decoder.logits(decoded, model.decoder.copies(decoded, CopySource(ids, states)))
     assert logits.argmax(-1)[0].tolist() == [7, 6, 5, 2, 2]
@@ -107,70 +132,74 @@ def pointed(request) -> tuple:
     return pointer, CopySource(ids, source, mask), states, torch.randn(3, 3, VOCAB_SIZE, generator=seeded(5))
 
 
-def plain_scores(pointed: tuple, row: int, position: int, begin: int) -> tuple[list[float], float]:
-    """By the formula: what each place is worth to a position of an answer that quotes from `begin` on, and EOS."""
+def plain_scores(pointed: tuple, row: int, position: int, begin: int, end: int) -> tuple[list[float], float]:
+    """By the formula: what each place, and EOS, is worth to a position of an answer that quotes `begin` to `end`."""
     pointer, source, states, _ = pointed
-    over = pointer.quotation_proj(source.states).detach()[row, :, 1]
     worth = pointer.bias_proj(states).detach()[row, position]
-    tokens, scores = source.mask[row].nonzero().flatten().tolist(), []
+    scores = []
     for place in range(source.ids.shape[1]):
-        own = quoted = 0.0
-        if place in tokens:
-            product = pointer.q_proj(states[row, position]) @ pointer.k_proj(source.states[row, place])
-            own = math.exp(product.item() / 4 + worth[0])
-        if place == begin + position and place in tokens:
-            quoted = math.exp(worth[1]) * torch.sigmoid(-over[place]).item()
-        scores.append(own + quoted)
-    at = begin + position
-    ended = math.exp(worth[1]) * (torch.sigmoid(over[at]).item() if at in tokens else 1.0)
-    return scores, ended
+        product = pointer.q_proj(states[row, position]) @ pointer.k_proj(source.states[row, place])
+        own = math.exp(product.item() / 4 + worth[0]) if source.mask[row, place] else 0.0
+        scores.append(own + (math.exp(worth[1]) if place == begin + position <= end else 0.0))
+    return scores, math.exp(worth[1]) if begin + position > end else 0.0
 
 
-def test_what_is_written_quotes_from_the_most_probable_beginning(pointed):
+def passages(pointed: tuple, row: int) -> dict[tuple[int, int], float]:
+    """Probability of each first and last place that is a token."""
+    pointer, source, *_ = pointed
+    scores = (
+        pointer.quotation_proj(source.states[row]).detach().masked_fill(~source.mask[row].bool()[:, None], -math.inf)
+    )
+    begins, ends = scores.unbind(-1)
+    tokens = source.mask[row].nonzero().flatten().tolist()
+    pairs = [(begin, end) for begin in tokens for end in tokens if end >= begin]
+    return {pair: passage_probability(begins.tolist(), ends.tolist(), *pair) for pair in pairs}
+
+
+def test_what_is_written_quotes_the_most_probable_passage(pointed):
     pointer, source, states, _ = pointed
     ids, found = pointer(states, source)
     assert ids.tolist() == [[*row, 2] for row in source.ids.tolist()]
-    begins = pointer.quotation_proj(source.states)[..., 0].masked_fill(source.mask == 0, -torch.inf).argmax(-1).tolist()
     for row in range(3):
+        probabilities = passages(pointed, row)
+        best = max(probabilities, key=probabilities.get)
         for position in range(3):
-            scores, ended = plain_scores(pointed, row, position, begins[row])
-            for score, expected in zip(found[row, position].tolist(), [*scores, ended], strict=True):
+            scores, over = plain_scores(pointed, row, position, *best)
+            for score, expected in zip(found[row, position].tolist(), [*scores, over], strict=True):
                 if expected:
                     assert score == pytest.approx(math.log(expected), abs=1e-4)
                 else:
                     assert score < lowest(torch.float32) / 2
 
 
-def test_the_likelihood_is_that_of_a_mixture_over_beginnings(pointed):
-    """By loops over beginnings, positions and places, with EOS, a token of the source twice, and padding."""
+def test_the_likelihood_is_that_of_a_mixture_over_passages(pointed):
+    """By loops over passages, positions and places, with EOS, a token of the source twice, and padding."""
     pointer, source, states, logits = pointed
     labels = source.ids[:, 2:5].clone()
     labels[0, 2], labels[1, 1:], labels[2] = 2, torch.tensor([2, -100]), torch.tensor([20, 2, 2])
     found = pointer.log_probs(states, logits, source, labels).detach()
-    begins = pointer.quotation_proj(source.states)[..., 0].masked_fill(source.mask == 0, -torch.inf).softmax(-1)
     for row in range(3):
         total = 0.0
-        for begin in source.mask[row].nonzero().flatten().tolist():
-            answer = begins[row, begin].item()
+        for passage, answer in passages(pointed, row).items():
             for position, label in enumerate(labels[row].tolist()):
                 if label == -100:
                     continue
-                scores, ended = plain_scores(pointed, row, position, begin)
+                scores, over = plain_scores(pointed, row, position, *passage)
                 own = sum(score for place, score in enumerate(scores) if source.ids[row, place] == label)
                 vocabulary = logits[row, position].exp()
-                whole = vocabulary.sum().item() + sum(scores) + ended
-                answer *= (vocabulary[label].item() + own + (ended if label == 2 else 0.0)) / whole
+                whole = vocabulary.sum().item() + sum(scores) + over
+                answer *= (vocabulary[label].item() + own + (over if label == 2 else 0.0)) / whole
             total += answer
         assert found[row].sum().item() == pytest.approx(math.log(total), abs=1e-4)
     assert found[1, 2] == 0
 
 
-def test_a_certain_beginning_makes_likelihood_and_writing_one(pointed):
+def test_a_certain_passage_makes_likelihood_and_writing_one(pointed):
     pointer, source, states, logits = pointed
     head = tiny_model(copy_mechanism=True).decoder
     head.copy_head = pointer
     certain = pointer.quotation_proj.weight.data.clone()
-    pointer.quotation_proj.weight.data[0] *= 1e4
+    pointer.quotation_proj.weight.data *= 1e4
     labels = torch.randint(4, VOCAB_SIZE, (3, 3), generator=seeded(6))
     ids, scores = pointer(states, source)
     totals = total_by_token(scores, ids)
@@ -178,6 +207,15 @@ def test_a_certain_beginning_makes_likelihood_and_writing_one(pointed):
     found = pointer.log_probs(states, logits, source, labels)
     pointer.quotation_proj.weight.data = certain
     torch.testing.assert_close(found, written.gather(-1, labels.unsqueeze(-1)).squeeze(-1), atol=1e-4, rtol=1e-4)
+
+
+def test_padding_leaves_gradients_finite(pointed):
+    pointer, source, states, logits = pointed
+    pointer.zero_grad()
+    pointer.log_probs(states, logits, source, source.ids[:, 2:5]).sum().backward()
+    for name, parameter in pointer.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.norm() > 0, name
 
 
 def test_neither_padding_nor_batch_changes_a_row(model):

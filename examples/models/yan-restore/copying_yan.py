@@ -41,23 +41,19 @@ class CopySource:
         return CopySource(*(None if part is None else part.repeat_interleave(repeats, 0) for part in parts))
 
 
-def places_of_quotation(begin: Tensor, length: int, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+def best_passage(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     """
-    Where the positions of an answer stand that quotes the source from a place on, position i being i places further.
+    First and last place (B,), (B,) of the most probable passage, `p(b) p(e | b)` as in `quotation_log_probs`.
 
     Args:
-        begin: of each row (B,).
-        length: positions.
-        mask: of the source (B, S), 1 at tokens; None where all are.
-        size: S.
-
-    Returns:
-        Places (B, L), at most S - 1; and whether they hold a token (B, L): false beyond the source's last.
+        begins: log-probability that it begins at each place (B, S).
+        ends: scores of its last place (B, S).
     """
-    places = begin.unsqueeze(1) + torch.arange(length, device=begin.device)
-    within = places < size
-    places = places.clamp_max(size - 1)
-    return places, within if mask is None else within & mask.bool().gather(1, places)
+    size = ends.shape[1]
+    behind = torch.ones(size, size, dtype=torch.bool, device=ends.device).triu()
+    pairs = ends.unsqueeze(1).masked_fill(~behind, lowest(ends.dtype))
+    best = (begins.unsqueeze(-1) + pairs.log_softmax(-1)).flatten(1).argmax(-1)
+    return best // size, best % size
 
 
 def diagonals(values: Tensor) -> Tensor:
@@ -68,20 +64,37 @@ def diagonals(values: Tensor) -> Tensor:
     return values.gather(-1, places.expand(rows, -1, -1))
 
 
-def quotation_log_probs(begins: Tensor, given_begin: Tensor) -> Tensor:
+def quotation_log_probs(begins: Tensor, ends: Tensor, quoted: Tensor, over: Tensor) -> Tensor:
     """
-    Log-probability of each token given those before it, where a whole answer quotes from one place that is not known:
+    Log-probability of each token given those before it, where a whole answer quotes one passage that is not known:
 
-        p(y) = sum over b of p(b) * product over i of p(y_i | b)
+        p(y) = sum over b, e of p(b) p(e | b) * product over i <= e - b of p(y_i | b) * product over i > e - b of p(y_i)
+
+    The end's scores compete among the places from the beginning on, `p(e | b) = exp(ends_e) / sum over s >= b of
+    exp(ends_s)`, so that neither the canvas nor the answer's length is asked. Passages longer than the answer count
+    where it has no end. It takes O(L S): passages that go on and those that are over are summed by prefix.
 
     Args:
         begins: log-probability of each place (B, S).
-        given_begin: log p(y_i | b) (B, L, S), 0 where there is no token.
+        ends: scores of the last place (B, S).
+        quoted: log p(y_i | b) (B, L, S) where the passage goes on, 0 where there is no token.
+        over: log p(y_i) (B, L) behind its end, 0 where there is no token.
 
     Returns:
         (B, L); their sum over a row is log p(y).
     """
-    prefixes = (begins.unsqueeze(1) + given_begin.cumsum(1)).logsumexp(-1)
+    length = quoted.shape[1]
+    # 1. Ends from each place on, and what stands as far behind each beginning as a position of the answer (B, L, S).
+    onwards = ends.flip(1).logcumsumexp(1).flip(1)
+    beyond = ends.new_full((len(ends), length), lowest(ends.dtype))
+    goes_on, stops = (diagonals(torch.cat([x, beyond], 1).unsqueeze(1).expand(-1, length, -1)) for x in (onwards, ends))
+    # 2. All beginnings: the passage holds the token at i, and perhaps it is the last (B, L).
+    read = (begins - onwards).unsqueeze(1) + quoted.cumsum(1)
+    inside, stopped = (read + goes_on).logsumexp(-1), (read + stops).logsumexp(-1)
+    # 3. Or the passage stopped somewhere before.
+    behind = over.cumsum(1)
+    after = behind[:, 1:] + (stopped - behind)[:, :-1].logcumsumexp(1)
+    prefixes = torch.cat([inside[:, :1], torch.logaddexp(inside[:, 1:], after)], 1)
     return torch.cat([prefixes[:, :1], prefixes.diff(dim=1)], 1)
 
 
