@@ -21,7 +21,6 @@ import argparse
 import functools
 import importlib.util
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +48,7 @@ from modeling_yan.evaluation.baselines import (
 from modeling_yan.evaluation.plots import plot_speed
 from modeling_yan.evaluation.roofline import count_work, measure_device, roofline_seconds
 from modeling_yan.evaluation.speed import System, default_device, measure_side_by_side, peak_memory
-from modeling_yan.serving.export import export
+from modeling_yan.serving.graph_writers import yan_graphs
 from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
 
 BASELINE = "GPT-2, KV cache"
@@ -88,18 +87,6 @@ def runtimes(model: YanForConditionalGeneration) -> list[str]:
         else:
             found.append(name)
     return found
-
-
-def export_graphs(
-    model: YanForConditionalGeneration, steps: list[int], precisions: list[str]
-) -> dict[str, YanOrtForConditionalGeneration]:
-    """The model in ONNX Runtime at these numbers of steps, by "float32" and "int8"."""
-    graphs = {}
-    for precision in precisions:
-        with tempfile.TemporaryDirectory() as folder:
-            export(model, Path(folder), steps=steps, int8=precision == "int8")
-            graphs[precision] = YanOrtForConditionalGeneration.from_pretrained(folder)
-    return graphs
 
 
 def yan_graph_systems(
@@ -349,7 +336,7 @@ def main() -> None:
     available = runtimes(model)
     wants_graphs = arguments.systems is None or any(name.startswith("YAN") for name in arguments.systems)
     precisions = arguments.precisions if wants_graphs and "onnx_runtime" in available else []
-    graphs = export_graphs(model, arguments.steps, precisions)
+    graphs = yan_graphs(model, arguments.steps, precisions)
     report = {
         "model": arguments.model or arguments.preset,
         **machine(device),
