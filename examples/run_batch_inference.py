@@ -31,7 +31,8 @@ from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.data.loading import load_data, require_columns, select_split
 from modeling_yan.data.tasks import Task
-from modeling_yan.evaluation.speed import count_tokens, synchronize
+from modeling_yan.evaluation.speed import synchronize
+from modeling_yan.evaluation.text_generation import count_tokens
 
 # Hidden, so that `load_dataset` on the folder reads the answers alone.
 SETTINGS_FILE = ".settings.json"

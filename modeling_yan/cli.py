@@ -13,10 +13,11 @@ The console command, over the same code as the scripts in `examples/`.
 """
 
 import argparse
+import functools
 import importlib
-import importlib.util
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -26,17 +27,31 @@ from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.evaluation.text_generation import iterate_answers
 
-# Name -> module, its function that reads sys.argv, and what it does. A module is imported when its command is run:
-# answering needs nothing of what training needs.
+
+class Command(NamedTuple):
+    """
+    Args:
+        module, function: what reads `sys.argv`; imported when the command is run, since answering needs nothing of what
+            training needs.
+        extra: of the package, what has to be installed; None where nothing has.
+        description: for people.
+    """
+
+    module: str
+    function: str
+    extra: str | None
+    description: str
+
+
 COMMANDS = {
-    "train": ("modeling_yan.training.flow", "main", "train a model on source-target pairs"),
-    "distill": ("modeling_yan.training.distillation", "main", "train a model on the answers of a teacher"),
-    "evaluate": ("modeling_yan.evaluation.evaluate", "main", "measure quality and speed of a model on a task"),
-    "generate": ("modeling_yan.cli", "generate", "answer texts"),
-    "restore": ("modeling_yan.cli", "restore_document", "give a document back with marks, capitals and without typos"),
-    "export": ("modeling_yan.serving.export", "main", "write a model as graphs for ONNX Runtime"),
-    "serve": ("modeling_yan.serving.server", "main", "answer over HTTP, as OpenAI's completions API"),
-    "lm-eval": ("modeling_yan.cli", "lm_eval", "run lm-eval, EleutherAI's harness, which then knows the model yan"),
+    "train": Command("modeling_yan.training.flow", "main", "train", "train a model on source-target pairs"),
+    "distill": Command("modeling_yan.training.distillation", "main", "train", "train on the answers of a teacher"),
+    "evaluate": Command("modeling_yan.evaluation.evaluate", "main", "eval", "measure quality and speed on a task"),
+    "generate": Command("modeling_yan.cli", "generate", None, "answer texts"),
+    "restore": Command("modeling_yan.cli", "restore_document", None, "give a document back restored"),
+    "export": Command("modeling_yan.serving.export", "main", "export", "write a model as graphs for ONNX Runtime"),
+    "serve": Command("modeling_yan.serving.server", "main", "serving", "answer over HTTP, as OpenAI's completions API"),
+    "lm-eval": Command("modeling_yan.cli", "lm_eval", "lm-eval", "run EleutherAI's harness, with the model yan"),
 }
 
 
@@ -100,27 +115,40 @@ def lm_eval() -> None:
     """
     `yan lm-eval`: lm-eval's own command line, after the model `yan` was put into its table. Releases of lm-eval after
     0.4.13 find the model themselves, by the entry point of this package.
-
-    Raises:
-        ValueError: where lm-eval is not installed.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise ValueError('lm_eval is not installed: pip install "modeling-yan[lm-eval]"')
     importlib.import_module("modeling_yan.evaluation.lm_eval_adapter")
     importlib.import_module("lm_eval.__main__").cli_evaluate()
 
 
+def run(name: str) -> None:
+    """
+    Runs a command, which reads the arguments.
+
+    Raises:
+        ValueError: where packages that it needs are not installed.
+    """
+    command = COMMANDS[name]
+    try:
+        getattr(importlib.import_module(command.module), command.function)()
+    except ModuleNotFoundError as error:
+        if command.extra is None:
+            raise
+        raise ValueError(
+            f"yan {name} needs {error.name}, which is not installed; in the project's folder: pip install -c "
+            f"constraints.txt -e '.[{command.extra}]'"
+        ) from error
+
+
 def main() -> None:
     """Runs a subcommand; `yan COMMAND --help` lists its arguments."""
-    listed = "\n".join(f"    yan {name:10}{description}" for name, (_, _, description) in COMMANDS.items())
+    listed = "\n".join(f"    yan {name:10}{command.description}" for name, command in COMMANDS.items())
     description = f"Mixture-of-experts flow matching for text.\n\n{listed}"
     parser = argparse.ArgumentParser(prog="yan", description=description, formatter_class=ScriptHelp)
     parser.add_argument("command", choices=COMMANDS, help="What to do; yan COMMAND --help lists its options.")
     command = parser.parse_args(sys.argv[1:2]).command
-    module, function, _ = COMMANDS[command]
     # What stands behind it is the subcommand's, which calls itself by both words.
     sys.argv = [f"yan {command}", *sys.argv[2:]]
-    run_script(getattr(importlib.import_module(module), function))
+    run_script(functools.partial(run, command))
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ def choose_scan(name: str, device: torch.device) -> str:
     if name == "kernel" and not usable:
         raise ValueError(
             f"mamba_scan='kernel' needs a CUDA device (got {device.type}) and mamba-ssm "
-            f"({'installed' if kernel_is_available() else 'not installed'}): pip install modeling-yan[mamba]; "
+            f"({'installed' if kernel_is_available() else 'not installed'}): pip install mamba-ssm causal-conv1d; "
             "'auto' and 'chunked' run anywhere"
         )
     if name == "auto" and torch.compiler.is_compiling():

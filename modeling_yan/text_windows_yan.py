@@ -33,6 +33,16 @@ def fenced_spans(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in FENCED.finditer(text)]
 
 
+def list_marks(text: str, spans: Sequence[tuple[int, int]]) -> list[bool]:
+    """Whether each word is the mark of a list, a heading or a quotation: first in its line, or behind another mark."""
+    found, mark = [], True
+    for index, (start, end) in enumerate(spans):
+        first = index == 0 or LINE_BREAK.search(text, spans[index - 1][1], start) is not None
+        mark = (first or mark) and LIST_MARK.match(text, start, end) is not None
+        found.append(mark)
+    return found
+
+
 def breaks_before(text: str, spans: Sequence[tuple[int, int]], *, split_lines: bool = False) -> list[int]:
     """
     What stands before each word: NOTHING, SENTENCE or PARAGRAPH.
@@ -111,4 +121,4 @@ def _cut_run(
         start = max(bisect.bisect_left(totals, behind, start, end), start + 1)
 
 
-__all__ = ["Window", "breaks_before", "cut_windows", "fenced_spans", "word_spans"]
+__all__ = ["Window", "breaks_before", "cut_windows", "fenced_spans", "list_marks", "word_spans"]

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import tomllib
 
 import pytest
@@ -16,7 +17,7 @@ from modeling_yan import YanForConditionalGeneration, restore
 from modeling_yan.cli import COMMANDS
 from modeling_yan.common.hub import read_model, read_tokenizer
 
-from .helpers import ON_CPU, ROOT, YAN_E2E, YAN_RESTORE, ran, refused
+from .helpers import ON_CPU, ROOT, YAN_E2E, YAN_RESTORE, ran, refused, run_process, succeeded
 
 CLI = "modeling_yan/cli.py"
 SMALL = "{hidden_size: 16, num_attention_heads: 2, intermediate_size: 24, encoder_layers: 1, flow_layers: 1}"
@@ -147,4 +148,59 @@ def test_a_server_without_its_packages_says_which_extra_has_them(tmp_path, monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
     line = refused(CLI, "serve", cwd=tmp_path, model=YAN_E2E)
     assert "the server needs ray" in line
-    assert 'pip install "modeling-yan[serving]"' in line
+    assert "pip install -c constraints.txt -e '.[serving]'" in line
+
+
+# Imports a module where nothing is installed but what the package needs with an extra.
+ONLY_WITH = """
+    import sys
+    from importlib.machinery import PathFinder
+    from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    def needed(name, extras, found):
+        try:
+            requirements = [Requirement(line) for line in distribution(name).requires or []]
+        except PackageNotFoundError:
+            return found
+        for own in requirements:
+            wanted = own.marker is None or any(own.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+            key = canonicalize_name(own.name), *sorted(own.extras)
+            if wanted and key not in found:
+                found.add(key)
+                needed(own.name, own.extras, found)
+        return found
+
+    extra, module = sys.argv[1:]
+    kept = {name for name, *_ in needed("modeling-yan", [extra], {("modeling-yan",), ("packaging",)})}
+    known = packages_distributions().items()
+    hidden = {name for name, owners in known if not kept & {canonicalize_name(owner) for owner in owners}}
+
+    find = PathFinder.find_spec.__func__
+
+    @classmethod
+    def find_spec(cls, name, *rest):
+        return None if name.split(".")[0] in hidden else find(cls, name, *rest)
+
+    PathFinder.find_spec = find_spec
+    __import__(module)
+    print("imported")
+"""
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if name != "lm-eval"])
+def test_a_command_needs_no_more_than_its_extra(name, tmp_path):
+    command = COMMANDS[name]
+    program = textwrap.dedent(ONLY_WITH)
+    done = run_process("-c", program, command.extra or "none", command.module, cwd=tmp_path)
+    assert succeeded(done).stdout.endswith("imported\n")
+
+
+def test_a_command_whose_packages_are_missing_says_which_extra_has_them(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "modeling_yan.training.flow", raising=False)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    line = refused(CLI, "train", cwd=tmp_path)
+    assert line.startswith("error: yan train needs datasets, which is not installed")
+    assert "pip install -c constraints.txt -e '.[train]'" in line

@@ -221,12 +221,12 @@ def test_edits_are_applied_in_any_order_and_refused_over_each_other():
 def test_a_text_is_restored_paragraph_by_paragraph_and_keeps_its_white_space(tokenizer):
     text = "\n where is\tthe station\n\n\n  - who can tell\n  - how far it\nmay be  \n"
     found = restored(tokenizer, sentence, text)
-    assert found.text == "\n Where is\tthe station.\n\n\n  - who can tell.\n  - how far it\nmay be.  \n"
+    assert found.text == "\n Where is\tthe station.\n\n\n  - Who can tell.\n  - How far it\nmay be.  \n"
     assert found.edits[0] == Edit(2, 7, "Where")
     assert [text[piece.start : piece.end] for piece in found.pieces] == [
         "where is\tthe station",
-        "- who can tell",
-        "- how far it\nmay be",
+        "who can tell",
+        "how far it\nmay be",
     ]
     assert apply_edits(text, found.edits) == found.text
 
@@ -295,6 +295,25 @@ def test_code_between_fences_is_not_read(tokenizer):
     found = restore(model, tokenizer, "who\n```\nwho = who\n```\nwho", max_edit=None)
     assert found.text == "WHO\n```\nwho = who\n```\nWHO"
     assert model.read == ["who"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "read"),
+    [
+        ("- who\n-\tcan tell - us", "- Who.\n-\tCan tell - us.", ["can tell - us", "who"]),
+        (
+            "# how far\n> > 1. may\n1) a\n\n* - be",
+            "# How far.\n> > 1. May.\n1) A.\n\n* - Be.",
+            ["a", "be", "how far", "may"],
+        ),
+        ("• who\r\n  - tell", "• Who.\r\n  - Tell.", ["tell", "who"]),
+        ("- -", "- -", []),
+    ],
+)
+def test_marks_of_lists_headings_and_quotations_are_not_read(tokenizer, text, expected, read):
+    model = FakeModel(tokenizer, sentence)
+    assert restore(model, tokenizer, text).text == expected
+    assert sorted(model.read) == read
 
 
 def test_limits_keep_what_changes_too_much(tokenizer):
@@ -399,6 +418,11 @@ def test_a_models_text_depends_neither_on_batches_nor_on_the_call(tokenizer, bla
         ({"window": 65}, "window=65 must be a whole number from 2 to 64"),
         ({"window": 1}, "window=1 must be"),
         ({"num_return_sequences": 2}, "num_return_sequences=2: a window has one answer"),
+        ({"max_new_tokens": 5}, "max_new_tokens=5 would cut answers off; pass window for shorter pieces"),
+        ({"max_length": 5}, "max_length=5 would cut answers off"),
+        ({"keep": "["}, "keep='[' is no regular expression: unterminated character set"),
+        ({"keep": 7}, "keep=7 must be a regular expression or None"),
+        ({"seed": 1.5}, "seed=1.5 must be a whole number"),
         ({"window": 8, "overlap": 8}, "overlap=8 must be a whole number from 0 to below window=8"),
     ],
 )
@@ -407,9 +431,15 @@ def test_options_out_of_range_are_refused(tokenizer, options, message):
         restored(tokenizer, sentence, "who is it", **options)
 
 
-def test_what_is_no_text_is_refused(tokenizer):
+def test_what_is_no_text_model_or_tokenizer_is_refused(tokenizer):
     with pytest.raises(ValueError, match="text is of type list"):
         restored(tokenizer, sentence, ["who is it"])
+    model = FakeModel(tokenizer, sentence)
+    for given in (("examples/models/yan-restore", tokenizer), (tokenizer, model)):
+        with pytest.raises(ValueError, match="model is of type .*; pass a model with generate"):
+            restore(*given, "who is it")
+    with pytest.raises(ValueError, match="tokenizer is of type str; pass the model's tokenizer"):
+        restore(model, "examples/models/yan-restore", "who is it")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def bert_f1(
     try:
         import bert_score
     except ImportError as error:
-        raise ValueError('BERTScore needs the package bert-score: pip install "modeling-yan[bertscore]"') from error
+        raise ValueError("BERTScore needs the package bert-score: pip install bert-score") from error
     if layer is None and model not in bert_score.utils.model2layers:
         raise ValueError(f"bert-score recommends no layer for {model!r}; name one (--bertscore_layer)")
     with readable(model):
@@ -129,7 +129,7 @@ def mauve_score(
     try:
         import mauve
     except ImportError as error:
-        raise ValueError('MAUVE needs the package mauve-text: pip install "modeling-yan[mauve]"') from error
+        raise ValueError("MAUVE needs the package mauve-text: pip install mauve-text") from error
     for name, texts in (("predictions", predictions), ("references", references)):
         if len(texts) < FEWEST_MAUVE_TEXTS:
             raise ValueError(

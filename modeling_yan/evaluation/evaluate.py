@@ -28,8 +28,14 @@ from modeling_yan.data.tokenization import set_truncation_side
 from modeling_yan.evaluation.encoder_metrics import FEWEST_MAUVE_TEXTS, bert_f1, mauve_score, text_features
 from modeling_yan.evaluation.metrics import diversity, score_texts
 from modeling_yan.evaluation.quality import length_errors, longest_sources, parse_variant, reconstruct
-from modeling_yan.evaluation.speed import System, count_tokens, default_device, measure_side_by_side
-from modeling_yan.evaluation.text_generation import generate_texts, is_seq2seq, load_text_model, reader_config
+from modeling_yan.evaluation.speed import System, default_device, measure_side_by_side
+from modeling_yan.evaluation.text_generation import (
+    count_tokens,
+    generate_texts,
+    is_seq2seq,
+    load_text_model,
+    reader_config,
+)
 
 COLUMNS = "system|BLEU-4|ROUGE-L|EM|F1|self-BLEU|words|seconds"
 # Characters of a line, where the output is no terminal that is wider.

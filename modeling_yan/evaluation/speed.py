@@ -147,16 +147,3 @@ def timed(call: Callable[[], object], repeats: int) -> dict:
         synchronize()
         seconds.append(1e3 * (time.perf_counter() - start))
     return {"median_ms": statistics.median(seconds), "fastest_ms": min(seconds), "slowest_ms": max(seconds)}
-
-
-def count_tokens(ids: torch.Tensor, pad_token_id: int, eos_token_id: int | None) -> int:
-    """Tokens of generated rows (B, L) up to and including EOS, without padding."""
-    total = 0
-    for row in ids.tolist():
-        for token in row:
-            if token == pad_token_id and token != eos_token_id:
-                break
-            total += 1
-            if token == eos_token_id:
-                break
-    return total

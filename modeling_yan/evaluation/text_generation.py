@@ -163,3 +163,16 @@ def generate_texts(
         return [text for batch in iterate_answers(model, tokenizer, sources, **options) for text in batch]
     finally:
         model.train(was_training)
+
+
+def count_tokens(ids: torch.Tensor, pad_token_id: int, eos_token_id: int | None) -> int:
+    """Tokens of generated rows (B, L) up to and including EOS, without padding."""
+    total = 0
+    for row in ids.tolist():
+        for token in row:
+            if token == pad_token_id and token != eos_token_id:
+                break
+            total += 1
+            if token == eos_token_id:
+                break
+    return total

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.hub import read_model, read_tokenizer
-from modeling_yan.evaluation.speed import count_tokens
+from modeling_yan.evaluation.text_generation import count_tokens
 from modeling_yan.generation_options_yan import GenerationOptions
 from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
 

@@ -193,5 +193,5 @@ def _import_onnxruntime():
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError('exported graphs need onnxruntime: pip install "modeling-yan[serving]"') from error
+        raise ImportError("exported graphs need onnxruntime: pip install onnxruntime") from error
     return onnxruntime

@@ -74,7 +74,10 @@ def check_extra() -> None:
     """
     for name in ("ray", "fastapi", "aiohttp", "prometheus_client"):
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f'the server needs {name}, which is not installed: pip install "modeling-yan[serving]"')
+            raise ValueError(
+                f"the server needs {name}, which is not installed; in the project's folder: pip install -c "
+                "constraints.txt -e '.[serving]'"
+            )
 
 
 def check_model(arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,6 @@ def test_the_command_knows_the_model_and_so_does_the_package(tasks, tmp_path, mo
     assert "|restaurants_chosen|" in table
     (point,) = importlib.metadata.entry_points(group="lm_eval.models", name="yan")
     assert point.load() is YanLM
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "lm_eval" else find(name))
-    assert 'pip install "modeling-yan[lm-eval]"' in refused(CLI, "lm-eval", "--help", cwd=tmp_path)
+    monkeypatch.delitem(sys.modules, "modeling_yan.evaluation.lm_eval_adapter")
+    monkeypatch.setitem(sys.modules, "lm_eval.api.instance", None)
+    assert "yan lm-eval needs lm_eval" in refused(CLI, "lm-eval", "--help", cwd=tmp_path)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from modeling_yan.evaluation.speed import System, count_tokens, measure_side_by_side
+from modeling_yan.evaluation.speed import System, measure_side_by_side
+from modeling_yan.evaluation.text_generation import count_tokens
 
 
 def test_tokens_are_counted_up_to_eos_without_padding():

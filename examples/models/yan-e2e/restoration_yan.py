@@ -32,7 +32,7 @@ from .text_changes_yan import (
     with_signs_of,
     without_lone_quotes,
 )
-from .text_windows_yan import LINE_BREAK, Window, breaks_before, cut_windows, fenced_spans, word_spans
+from .text_windows_yan import LINE_BREAK, Window, breaks_before, cut_windows, fenced_spans, list_marks, word_spans
 from .words_yan import edit_distance
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -75,8 +75,9 @@ class Restoration:
     Args:
         text: the source text with all edits made.
         edits: from left to right, none over another.
-        pieces: what the model read, from left to right. Text in none of them stands as it was: white space, code
-            between lines of ```, and words that are longer than a window.
+        pieces: what the model read, from left to right. Text in none of them stands as it was: white space, marks of
+            lists, headings and quotations at the beginning of a line, code between lines of ```, and words that are
+            longer than a window.
     """
 
     text: str
@@ -173,17 +174,13 @@ def restore(
     Raises:
         ValueError: for what is no text, limits that are out of range, and a window that the model has no room for.
     """
-    signs = None if keep is None else re.compile(keep)
-    limits = Limits(max_edit, max_word_edit, min_confidence, min_spelling_confidence, signs)
-    if generate_kwargs.get("num_return_sequences") not in (None, 1):
-        raise ValueError(
-            f"num_return_sequences={generate_kwargs['num_return_sequences']}: a window has one answer; use "
-            "num_candidates to choose the best of several"
-        )
-    window, overlap = _check(model, tokenizer, text, limits, window, overlap, batch_size)
+    _check_parts(model, tokenizer, text, generate_kwargs)
+    limits = Limits(max_edit, max_word_edit, min_confidence, min_spelling_confidence, _pattern(keep))
+    check_number("seed", seed, allowed=lambda x: True, expected="a whole number", whole=True)
+    window, overlap = _check(model, tokenizer, limits, window, overlap, batch_size)
     # 1.
     spans = word_spans(text)
-    sizes = _word_sizes(tokenizer, text, spans, fenced_spans(text))
+    sizes = _word_sizes(tokenizer, text, spans)
     room = window - tokenizer.num_special_tokens_to_add()
     runs = cut_windows(
         sizes, breaks_before(text, spans, split_lines=split_lines), longest=max(room, 1), overlap=min(overlap, room)
@@ -205,10 +202,37 @@ def restore(
     return Restoration(apply_edits(text, edits), edits, pieces)
 
 
-def _check(model, tokenizer, text, limits: Limits, window, overlap, batch_size) -> tuple[int, int]:
-    """Window and overlap in tokens."""
+def _check_parts(model, tokenizer, text, generate_kwargs: dict) -> None:
+    """Whether they are what they are passed as, and every answer comes back whole."""
+    if not hasattr(model, "generate"):
+        raise ValueError(f"model is of type {type(model).__name__}; pass a model with generate(), then its tokenizer")
+    if not hasattr(tokenizer, "num_special_tokens_to_add"):
+        raise ValueError(f"tokenizer is of type {type(tokenizer).__name__}; pass the model's tokenizer")
     if not isinstance(text, str):
         raise ValueError(f"text is of type {type(text).__name__}: {text!r:.60}; pass one text")
+    if generate_kwargs.get("num_return_sequences") not in (None, 1):
+        raise ValueError(
+            f"num_return_sequences={generate_kwargs['num_return_sequences']}: a window has one answer; use "
+            "num_candidates to choose the best of several"
+        )
+    for name in ("max_new_tokens", "max_length"):
+        if generate_kwargs.get(name) is not None:
+            raise ValueError(f"{name}={generate_kwargs[name]} would cut answers off; pass window for shorter pieces")
+
+
+def _pattern(keep: object) -> re.Pattern | None:
+    if keep is None or isinstance(keep, re.Pattern):
+        return keep
+    if not isinstance(keep, str):
+        raise ValueError(f"keep={keep!r} must be a regular expression or None")
+    try:
+        return re.compile(keep)
+    except re.error as error:
+        raise ValueError(f"keep={keep!r} is no regular expression: {error}") from error
+
+
+def _check(model, tokenizer, limits: Limits, window, overlap, batch_size) -> tuple[int, int]:
+    """Window and overlap in tokens."""
     for name in ("max_edit", "max_word_edit", "min_confidence", "min_spelling_confidence"):
         if getattr(limits, name) is not None:
             share = "a share between 0 and 1, or None for no limit"
@@ -239,8 +263,8 @@ def model_room(model, tokenizer) -> int | None:
     return min(known, default=None)
 
 
-def _word_sizes(tokenizer, text: str, spans: list[tuple[int, int]], fenced: list[tuple[int, int]]) -> list[int | None]:
-    """Tokens of each word, wherever in a window it stands; None where no model may read it."""
+def _word_sizes(tokenizer, text: str, spans: list[tuple[int, int]]) -> list[int | None]:
+    """Tokens of each word, wherever in a window it stands; None where no model may read it: code, marks of lists."""
     words = [None if SURROGATE.search(text[start:end]) else plain_signs(text[start:end]) for start, end in spans]
     different = [word for word in dict.fromkeys(words) if word is not None]
     if not different:
@@ -249,11 +273,12 @@ def _word_sizes(tokenizer, text: str, spans: list[tuple[int, int]], fenced: list
     options = {"add_special_tokens": False, "verbose": False}
     alone, behind = (tokenizer([space + word for word in different], **options)["input_ids"] for space in ("", " "))
     sizes |= {word: max(len(first), len(other), 1) for word, first, other in zip(different, alone, behind, strict=True)}
-    found, block = [], 0
-    for word, (start, end) in zip(words, spans, strict=True):
+    fenced, found, block = fenced_spans(text), [], 0
+    for word, mark, (start, end) in zip(words, list_marks(text, spans), spans, strict=True):
         while block < len(fenced) and fenced[block][1] <= start:
             block += 1
-        found.append(None if block < len(fenced) and end > fenced[block][0] else sizes[word])
+        in_code = block < len(fenced) and end > fenced[block][0]
+        found.append(None if mark or in_code else sizes[word])
     return found
 
 

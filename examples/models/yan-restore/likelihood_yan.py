@@ -34,7 +34,7 @@ class YanLikelihoodMixin:
 
         Given the noise (a prior and a choice of experts), positions are independent, and the second term is exact: a
         product over positions, or with blanks the sum over all placements of the tokens (CTC, Graves et al. 2006). With
-        `copy_mechanism` they are independent given where a quotation begins, and the product is summed over that.
+        `copy_mechanism` they are independent given the passage that is quoted, and the product is summed over passages.
 
         The canvas is that of `generation_config.length_mode`:
 
