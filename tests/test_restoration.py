@@ -436,7 +436,7 @@ def test_what_is_no_text_model_or_tokenizer_is_refused(tokenizer):
         restored(tokenizer, sentence, ["who is it"])
     model = FakeModel(tokenizer, sentence)
     for given in (("examples/models/yan-restore", tokenizer), (tokenizer, model)):
-        with pytest.raises(ValueError, match="model is of type .*; pass a model with generate"):
+        with pytest.raises(ValueError, match=r"model is of type .*; pass a model with generate"):
             restore(*given, "who is it")
     with pytest.raises(ValueError, match="tokenizer is of type str; pass the model's tokenizer"):
         restore(model, "examples/models/yan-restore", "who is it")

@@ -3,7 +3,8 @@ Data sets by the name of a Hub repository, a folder or a file, and the splits an
 """
 
 import csv
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset, load_from_disk
@@ -23,9 +24,11 @@ def load_data(name: str, config_name: str | None = None, *, streaming: bool = Fa
         config_name: the configuration of a data set that has several.
         streaming: rows are read as they are needed, nothing is stored first.
 
+    Columns of CSV files are read as in `read_file`.
+
     Raises:
-        ValueError: for a file that is not there, an empty folder, and a file of another format than CSV, JSON, JSON
-            lines and Parquet.
+        ValueError: for a file that is not there, an empty folder, a file of another format than CSV, JSON, JSON lines
+            and Parquet, and a CSV file that cannot be read.
     """
     path = Path(name)
     if path.suffix in FILE_FORMATS and not path.exists():
@@ -33,11 +36,17 @@ def load_data(name: str, config_name: str | None = None, *, streaming: bool = Fa
     if path.is_file():
         if path.suffix not in FILE_FORMATS:
             raise ValueError(f"dataset_name={name!r} must be a folder, a Hub name or a file of {sorted(FILE_FORMATS)}")
-        return load_dataset(FILE_FORMATS[path.suffix], data_files=name, streaming=streaming)
+        if not streaming:
+            return {"train": read_file(name, "dataset_name")}
+        return load_dataset(FILE_FORMATS[path.suffix], data_files=name, streaming=True, **_options([path]))
     if path.is_dir() and not any(path.rglob("*.*")):
         raise ValueError(f"dataset_name={name!r} is an empty folder")
     if not (path / "dataset_dict.json").exists() and not (path / "state.json").exists():
-        return load_dataset(name, config_name, streaming=streaming)
+        try:
+            options = _options(_data_files(path))
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"dataset_name={name!r} cannot be read: {error}") from None
+        return load_dataset(name, config_name, streaming=streaming, **options)
     stored = load_from_disk(name)
     splits = stored if isinstance(stored, dict) else {"train": stored}
     return {split: rows.to_iterable_dataset() for split, rows in splits.items()} if streaming else splits
@@ -62,8 +71,7 @@ def read_file(path: str, argument: str) -> Dataset:
     if kind is None:
         raise ValueError(f"{argument}={path} must end in one of {', '.join(FILE_FORMATS)}; save it as one of these")
     try:
-        options = _csv_options(file) if kind == "csv" else {}
-        rows = load_dataset(kind, data_files=path, split="train", **options)
+        rows = load_dataset(kind, data_files=path, split="train", **_options([file]))
     except (ValueError, csv.Error, DatasetGenerationError) as error:
         reason = error.__cause__ or error
         raise ValueError(f"{argument}={path} cannot be read as {kind.upper()}: {reason}") from None
@@ -72,21 +80,56 @@ def read_file(path: str, argument: str) -> Dataset:
     return rows
 
 
-def _csv_options(file: Path) -> dict:
-    """Of `load_dataset`, so that every column of a CSV file is text."""
+def _data_files(folder: Path) -> list[Path]:
+    """The files of a local folder that hold rows; none for a Hub name."""
+    return [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in FILE_FORMATS and file.is_file()]
+
+
+def _options(files: Sequence[Path]) -> dict:
+    """
+    Of `load_dataset`, so that every column of CSV files is text; none for files of other formats.
+
+    Raises:
+        ValueError: for a CSV file that cannot be read.
+    """
+    if not files or any(FILE_FORMATS.get(file.suffix.lower()) != "csv" for file in files):
+        return {}
+    headers = []
+    for file in files:
+        try:
+            headers.append(_check_csv(file))
+        except (ValueError, csv.Error) as error:
+            if len(files) == 1:
+                raise
+            raise ValueError(f"{file.name}: {error}") from None
+    options = {"keep_default_na": False}
+    if all(header == headers[0] for header in headers):
+        options["features"] = Features({name: Value("string") for name in headers[0]})
+    return options
+
+
+def _check_csv(file: Path) -> list[str]:
+    """Names of the columns of a CSV file whose rows fit them."""
     with file.open(encoding="utf-8-sig", newline="") as text:
         lines = csv.reader(text)
-        header = next(lines, [])
-        if len(set(header)) < len(header):
-            raise ValueError(f"its first row {header} names a column twice")
-        empty = True
-        for row in lines:
-            empty = False
-            if len(row) > len(header):
-                raise ValueError(f"line {lines.line_num} has {len(row)} values, the first row {len(header)} columns")
+        try:
+            header = next(lines, [])
+            if len(header) == 1 and (found := re.search(r"[;\t|]", header[0])):
+                raise ValueError(f"its first row {header[0]!r} is parted by {found[0]!r}; save it parted by commas")
+            if len(set(header)) < len(header):
+                raise ValueError(f"its first row {header} names a column twice")
+            empty = True
+            for row in lines:
+                empty = False
+                if len(row) > len(header):
+                    raise ValueError(
+                        f"line {lines.line_num} has {len(row)} values, the first row {len(header)} columns"
+                    )
+        except UnicodeDecodeError as error:
+            raise ValueError(f"it is not encoded as UTF-8 ({error}); save it as CSV in UTF-8") from None
         if empty:
             raise ValueError("it has no rows below its first one, which names the columns")
-    return {"features": Features({name: Value("string") for name in header}), "keep_default_na": False}
+    return header
 
 
 def select_split(splits: Splits, split: str, name: str) -> Dataset | IterableDataset:

@@ -20,6 +20,7 @@ from modeling_yan.common.paths import configuration_path
 from modeling_yan.data.corruption import Corruption, corrupt
 from modeling_yan.data.loading import first_rows, load_data, select_split
 from modeling_yan.data.masking import mask_words
+from modeling_yan.input_checks_yan import check_number
 
 logger = logging.getLogger(__name__)
 METRICS = ("bleu", "rouge", "exact_match")
@@ -101,6 +102,41 @@ DERIVED_COLUMNS: dict[str, Callable] = {
 }
 # Those that draw, by their option `seed`.
 DRAWN_COLUMNS = ("mask_spans", "corrupt")
+# Options that a task file may give to each function beside its column, and those that it must.
+COLUMN_OPTIONS = {
+    "label": ("names",),
+    "label_name": ("names",),
+    "mask_spans": ("rate", "max_span", "seed"),
+    "corrupt": (*(rate.name for rate in fields(Corruption)), "seed"),
+    "mask_sentence": ("index",),
+}
+NEEDED_OPTIONS = {"label": ("names",), "label_name": ("names",), "mask_sentence": ("index",)}
+
+
+def _check_form(side: str, form: object) -> None:
+    """Whether a format string holds nothing but names of columns."""
+    try:
+        names = [name for _, name, _, _ in Formatter().parse(form) if name is not None]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{side}={form!r} must be a format string such as '{{question}}': {error}") from None
+    if any(not name or name.isdigit() for name in names):
+        raise ValueError(f"{side}={form!r} has a field without the name of a column; write {{{{ and }}}} for braces")
+
+
+def _check_derived(column: str, options: object) -> None:
+    """Whether a derived column has a function, what it is made of, and the options of its function."""
+    if not isinstance(options, dict) or options.get("function") not in DERIVED_COLUMNS:
+        function = options.get("function") if isinstance(options, dict) else options
+        raise ValueError(f"{column} has function {function!r}; known are {sorted(DERIVED_COLUMNS)}")
+    function, given = options["function"], set(options) - {"function", "column", "columns"}
+    if ("column" in options) == ("columns" in options):
+        raise ValueError(f"{column}: {function} needs a `column`, or a list of `columns`")
+    known = COLUMN_OPTIONS.get(function, ())
+    if given - set(known):
+        raise ValueError(f"{column}: {function} has no options {sorted(given - set(known))}; known are {list(known)}")
+    missing = set(NEEDED_OPTIONS.get(function, ())) - given
+    if missing:
+        raise ValueError(f"{column}: {function} needs the options {sorted(missing)}")
 
 
 def _lookup(row: dict, dotted: str):
@@ -121,7 +157,8 @@ class Task:
 
     Args:
         source, target: format strings over the columns, the derived columns and `mask_token`.
-        derive: derived columns, `name -> {function, column | columns, **options}`; functions: `DERIVED_COLUMNS`.
+        derive: derived columns, `name -> {function, column | columns, **options}`; functions: `DERIVED_COLUMNS`, their
+            options: `COLUMN_OPTIONS`.
         references: a column, derived or not, holding all acceptable targets of a row; the target alone where there is
             none.
         max_source_length, max_target_length: in tokens, special tokens included.
@@ -160,7 +197,10 @@ class Task:
             path = configuration_path("tasks", f"{name_or_path}.yaml")
         if not path.is_file():
             raise ValueError(f"task={name_or_path} is no file in {Path.cwd()}; give the path of one that is there")
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path.name} is no YAML: {error}") from error
         if not isinstance(options, dict):
             raise ValueError(f"{path.name} must hold keys and values")
         known = {f.name for f in fields(cls)} - {"name"}
@@ -185,11 +225,14 @@ class Task:
         for name, values in choices.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} {getattr(self, name)!r} must be one of {', '.join(values)}")
+        for name in ("max_source_length", "max_target_length"):
+            check_number(name, getattr(self, name), allowed=lambda x: x >= 1, expected="a number of tokens", whole=True)
+        for side in ("source", "target"):
+            _check_form(side, getattr(self, side))
+        if not isinstance(self.derive, dict):
+            raise ValueError(f"derive={self.derive!r} must hold a name for each derived column")
         for column, options in self.derive.items():
-            if options.get("function") not in DERIVED_COLUMNS:
-                raise ValueError(
-                    f"{column} has function {options.get('function')!r}; known are {sorted(DERIVED_COLUMNS)}"
-                )
+            _check_derived(column, options)
 
     def with_lengths(self, max_source_length: int | None = None, max_target_length: int | None = None) -> "Task":
         """The same task with other lengths in tokens, where they are given."""
@@ -253,7 +296,7 @@ class Task:
         derived anew.
 
         Raises:
-            ValueError: naming the first bad row, or saying that none is good.
+            ValueError: naming the first bad row, counted from 1, or saying that none is good.
         """
         first_error = None
 
@@ -264,8 +307,10 @@ class Task:
                 return {**self.render(row, mask_token), **kept}
             except BadRow as error:
                 if self.bad_rows == "raise":
-                    raise ValueError(f"row {index}: {error}") from None
-                first_error = first_error or f"row {index}: {error}"
+                    raise ValueError(
+                        f"row {index + 1}: {error}; mend or delete the row, or write `bad_rows: drop` in the task file"
+                    ) from None
+                first_error = first_error or f"row {index + 1}: {error}"
                 return {"source": "", "target": "", "references": [""], **kept}
 
         built = dataset.map(

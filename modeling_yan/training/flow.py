@@ -23,6 +23,7 @@ from modeling_yan.common.arguments import (
     ModelArguments,
     build_model,
     check_model_arguments,
+    check_positive,
     load_tokenizer,
     parse_arguments,
 )
@@ -169,6 +170,7 @@ def check_flow_arguments(data: FlowDataArguments, model_arguments: ModelArgument
         ValueError: for arguments that exclude each other, before anything is read.
     """
     check_pair_arguments(data)
+    check_positive(data, "max_source_length", "max_target_length")
     trained_before = model_arguments.tokenizer_name or model_arguments.model_name_or_path or model_arguments.encoder
     if data.train_tokenizer and trained_before:
         raise ValueError(

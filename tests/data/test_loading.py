@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from modeling_yan.data.loading import first_rows, load_data, require_columns, select_split
+from modeling_yan.data.loading import first_rows, load_data, read_file, require_columns, select_split
 
 ROWS = Dataset.from_dict({"text": ["one", "two", "three"]})
 
@@ -29,6 +29,31 @@ def test_a_folder_is_read_or_streamed(tmp_path, kind, streaming):
     rows = load_data(str(tmp_path), streaming=streaming)["train"]
     assert isinstance(rows, IterableDataset) == streaming
     assert [row["text"] for row in rows] == ROWS["text"][:]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_cells_of_csv_files_are_text_wherever_they_stand(tmp_path, streaming):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("code,note\n00701,NA\n", encoding="utf-8")
+    for name in (tmp_path, tmp_path / "train.csv"):
+        for rows in load_data(str(name), streaming=streaming).values():
+            assert list(rows) == [{"code": "00701", "note": "NA"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"question;answer\na;b\n", "'question;answer' is parted by ';'; save it parted by commas"),
+        (b"question\tanswer\na\tb\n", "is parted by '.t'; save it parted by commas"),
+        ("question,answer\ncafé,b\n".encode("latin-1"), "is not encoded as UTF-8"),
+        ("question,answer\na,b\n".encode("utf-16"), "is not encoded as UTF-8"),
+    ],
+)
+def test_files_of_other_programs_are_refused_with_what_to_do(tmp_path, content, message):
+    (tmp_path / "rows.csv").write_bytes(content)
+    for read in (lambda: read_file(str(tmp_path / "rows.csv"), "train_file"), lambda: load_data(str(tmp_path))):
+        with pytest.raises(ValueError, match=message):
+            read()
 
 
 def test_what_is_not_there_is_named(tmp_path):

@@ -113,7 +113,7 @@ def test_messy_rows_are_dropped_and_counted_or_raise(caplog):
     assert "2 of 3 rows" in caplog.text
     papers = Dataset.from_list([{"source": ["One."], "target": ["First"]}, {"source": [], "target": ["Second"]}])
     assert Task.load("scitldr").build(papers)["target"] == ["First"]
-    with pytest.raises(ValueError, match=r"row 0.*target of a row is empty"):
+    with pytest.raises(ValueError, match=r"row 1.*target of a row is empty.*bad_rows: drop"):
         Task.load("e2e_nlg").build(Dataset.from_list([{"meaning_representation": "x", "human_reference": " "}]))
 
 
@@ -138,6 +138,18 @@ def test_no_row_left_is_an_error():
         ("dataset: d\nsource: s\ntarget: t\nderive: {x: {function: magic, column: c}}\n", "magic"),
         ("dataset: d\nsource: s\ntarget: t\ntruncation_side: up\n", "up"),
         ("dataset: d\nsource: s\n", "target"),
+        ('source: "s\ntarget: t\n', "is no YAML"),
+        ("source: s\ntarget: t\nderive: [a]\n", "derive=.* must hold a name"),
+        ("source: s\ntarget: t\nderive: {x: first}\n", "x has function 'first'; known are"),
+        ("source: s\ntarget: t\nderive: {x: {function: first}}\n", "x: first needs a `column`"),
+        ("source: s\ntarget: t\nderive: {x: {function: first, column: a, columns: [b]}}\n", "needs a `column`, or"),
+        ("source: s\ntarget: t\nderive: {x: {function: label, column: c}}\n", "label needs the options .'names'"),
+        ("source: s\ntarget: t\nderive: {x: {function: last_word, column: c, foo: 2}}\n", "no options .'foo'"),
+        ("source: '{question} {}'\ntarget: t\n", "field without the name of a column"),
+        ("source: '{question'\ntarget: t\n", "must be a format string"),
+        ("source: 7\ntarget: t\n", "must be a format string"),
+        ("source: s\ntarget: t\nmax_source_length: long\n", "max_source_length='long' must be a number of tokens"),
+        ("source: s\ntarget: t\nmax_target_length: 0\n", "max_target_length=0 must be a number of tokens"),
     ],
 )
 def test_bad_task_files_are_refused(tmp_path, text, message):
