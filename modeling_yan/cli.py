@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from modeling_yan import YanForConditionalGeneration, restore
 from modeling_yan.common.arguments import check_positive, run_script
@@ -56,7 +57,12 @@ COMMANDS = {
 
 
 def generate() -> None:
-    """`yan generate`: one line for each text, from the command line or else from standard input."""
+    """
+    `yan generate`: one line for each text, from the command line or else from standard input.
+
+    Raises:
+        ValueError: for an empty text.
+    """
     parser = argparse.ArgumentParser(description="Answers texts, one line each.", formatter_class=ScriptHelp)
     parser.add_argument("--model", required=True, help="Folder or Hub name, of a model or of an adapter.")
     parser.add_argument("--num_inference_steps", type=int, help="Solver steps; those of the model by default.")
@@ -71,11 +77,30 @@ def generate() -> None:
     tokenizer = read_tokenizer(arguments.model, **trust)
     model = read_model(YanForConditionalGeneration, arguments.model, **trust)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    check_texts(texts, tokenizer)
     options = {"generator": torch.Generator(model.device).manual_seed(arguments.seed)}
     if arguments.num_inference_steps is not None:
         options["num_inference_steps"] = arguments.num_inference_steps
     for answers in iterate_answers(model, tokenizer, texts, batch_size=arguments.batch_size, **options):
         print(*answers, sep="\n", flush=True)
+
+
+def check_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    Says which texts are read in part.
+
+    Raises:
+        ValueError: for an empty text, to which there is no answer.
+    """
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise ValueError(f"text {number} is empty; leave it out")
+        tokens = len(tokenizer(text, verbose=False)["input_ids"])
+        if tokens > tokenizer.model_max_length:
+            print(
+                f"text {number} has {tokens:,} tokens, of which the first {tokenizer.model_max_length:,} are read",
+                file=sys.stderr,
+            )
 
 
 def restore_document() -> None:

@@ -204,3 +204,37 @@ def test_a_command_whose_packages_are_missing_says_which_extra_has_them(tmp_path
     line = refused(CLI, "train", cwd=tmp_path)
     assert line.startswith("error: yan train needs datasets, which is not installed")
     assert "pip install -c constraints.txt -e '.[train]'" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "--max_step", "3", "--train_file", "a.csv"],
+            "['--max_step', '3']; --max_step: did you mean",
+        ),
+        (
+            ["train", "--train_file", "a.csv", "--max_source_length", "0"],
+            "--max_source_length 0 must be greater than 0",
+        ),
+        (["train", "--train_file", "a.csv", "--freeze", "encoders"], "freeze=['encoders'] are not parts of a model"),
+        (["generate", "--model", YAN_E2E, "a", " "], "text 2 is empty; leave it out"),
+        (
+            ["generate", "--model", "outputs/absent", "a"],
+            "outputs/absent cannot be read (there is no folder",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_slips_are_named_before_any_work(tmp_path, arguments, message):
+    line = refused(CLI, *arguments, cwd=tmp_path)
+    assert message in line
+    assert "bfloat16" not in line
+
+
+def test_a_text_that_is_read_in_part_is_named(tmp_path):
+    done = run_process(
+        "-m", "modeling_yan.cli", "generate", "--model", YAN_E2E, "name[Aromi]", "a " * 400, cwd=tmp_path
+    )
+    assert len(succeeded(done).stdout.splitlines()) == 2
+    assert "text 2 has 402 tokens, of which the first 128 are read" in done.stderr

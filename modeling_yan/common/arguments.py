@@ -1,10 +1,11 @@
 """What the scripts share: arguments from flags or one file, config overrides, clear exits, building a model."""
 
 import argparse
+import difflib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -208,7 +209,7 @@ def parse_arguments(parser: HfArgumentParser, *, use_defaults: bool = False) -> 
         An object of each dataclass of the parser.
 
     Raises:
-        ValueError: for a file that cannot be read or holds unknown keys.
+        ValueError: for a file that cannot be read or holds unknown keys, and for unknown flags.
     """
     # A shortened name would be taken for another flag than is meant, or for none.
     parser.allow_abbrev = False
@@ -219,6 +220,9 @@ def parse_arguments(parser: HfArgumentParser, *, use_defaults: bool = False) -> 
         # As they are here, which is not always what the dataclasses say.
         parser.set_defaults(**recipe | (dict.fromkeys(BUDGETS) if use_defaults else {}))
     else:
+        _, unknown = parser.parse_known_args(as_flags(recipe) + arguments)
+        if unknown:
+            raise ValueError(f"unknown arguments {unknown}{meant_instead(parser, unknown)}; --help lists all")
         arguments = arguments + precision_flags(parser, known)
     parsed = parser.parse_args_into_dataclasses(args=as_flags(recipe) + arguments)
     for group in parsed:
@@ -227,6 +231,13 @@ def parse_arguments(parser: HfArgumentParser, *, use_defaults: bool = False) -> 
             if {"max_steps", "num_train_epochs"} & set(known):
                 group.training_flops = None
     return parsed
+
+
+def meant_instead(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    """Which options may have been meant by unknown ones, for an error."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    close = [(name, difflib.get_close_matches(name, known, 1)) for name in unknown if name.startswith("--")]
+    return "".join(f"; {name}: did you mean {found[0]}?" for name, found in close if found)
 
 
 def check_positive(arguments: argparse.Namespace, *names: str) -> None:

@@ -31,10 +31,12 @@ def readable(name: str | Path) -> Iterator[None]:
         ValueError: naming the model and the reason.
         OSError: the same, for files that are not there.
     """
+    # What libraries say of a folder that is not there is about the Hub.
+    where = "" if Path(name).exists() else f" (there is no folder {name} in {Path.cwd()})"
     try:
         yield
     except OSError as error:
-        raise OSError(f"{name} cannot be read: {error}") from error
+        raise OSError(f"{name} cannot be read{where}: {error}") from error
     except (SafetensorError, RuntimeError, KeyError, UnpicklingError, EOFError, StrictDataclassError) as error:
         raise ValueError(f"{name} cannot be read: {type(error).__name__}: {error}") from error
     except ValueError as error:
@@ -42,7 +44,7 @@ def readable(name: str | Path) -> Iterator[None]:
             raise ValueError(
                 f"{name} brings code of its own, which runs only with --trust_remote_code; read it before"
             ) from None
-        raise ValueError(f"{name} cannot be read: {error}") from error
+        raise ValueError(f"{name} cannot be read{where}: {error}") from error
     except Exception as error:
         # The tokenizers library has no other type.
         if type(error) is not Exception:

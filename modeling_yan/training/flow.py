@@ -53,7 +53,7 @@ from modeling_yan.training.encoder_states import (
     remove_states,
     states_of_frozen_encoder,
 )
-from modeling_yan.training.freezing import freeze
+from modeling_yan.training.freezing import check_parts, freeze
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
 from modeling_yan.training.samples import SamplesCallback
 from modeling_yan.training.scoring import score_splits
@@ -171,6 +171,7 @@ def check_flow_arguments(data: FlowDataArguments, model_arguments: ModelArgument
     """
     check_pair_arguments(data)
     check_positive(data, "max_source_length", "max_target_length")
+    check_parts(model_arguments.frozen_parts)
     trained_before = model_arguments.tokenizer_name or model_arguments.model_name_or_path or model_arguments.encoder
     if data.train_tokenizer and trained_before:
         raise ValueError(

@@ -13,6 +13,16 @@ PARTS = {
 }
 
 
+def check_parts(parts: Collection[str]) -> None:
+    """
+    Raises:
+        ValueError: for an unknown part.
+    """
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        raise ValueError(f"freeze={sorted(unknown)} are not parts of a model; there are {sorted(PARTS)}")
+
+
 def freeze(model: PreTrainedModel, parts: Collection[str]) -> int:
     """
     Freezes the named parts and unfreezes all others.
@@ -26,9 +36,7 @@ def freeze(model: PreTrainedModel, parts: Collection[str]) -> int:
     Raises:
         ValueError: for an unknown part, or if nothing is left to train.
     """
-    unknown = set(parts) - set(PARTS)
-    if unknown:
-        raise ValueError(f"freeze={sorted(unknown)} are not parts of a model; there are {sorted(PARTS)}")
+    check_parts(parts)
     # The canvas's positions beside a hosted encoder are the flow's: the encoder was pretrained without them.
     hosted = getattr(model.config, "encoder_config", None) is not None
     prefixes = tuple("encoder.backbone." if hosted and part == "encoder" else PARTS[part] for part in parts)

@@ -30,7 +30,7 @@ def check_source(input_ids, attention_mask, inputs_embeds, max_length: int) -> N
     if length > max_length and (attention_mask is None or attention_mask.sum(-1).max() > max_length):
         raise ValueError(
             f"input_ids has {length} tokens, more than max_position_embeddings={max_length}; "
-            "tokenize with truncation=True"
+            "pass truncation=True to the tokenizer or the pipeline"
         )
 
 

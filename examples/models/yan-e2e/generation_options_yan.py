@@ -1,6 +1,7 @@
 """Options of generation: their defaults, where they come from, and which are refused."""
 
 import copy
+import difflib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from .flow_matching_yan import SOLVER_EVALUATIONS
 from .input_checks_yan import check_number
 from .sampling_yan import SamplingOptions
 
+# What other libraries call by another name.
+OTHER_NAMES = {"seed": "generator=torch.Generator().manual_seed(seed)", "steps": "num_inference_steps"}
 # Defaults of the options that transformers' GenerationConfig does not know. They live in it as plain attributes.
 GENERATION_DEFAULTS = {
     "num_inference_steps": 3,
@@ -260,6 +263,15 @@ class GenerationOptions:
         )
 
 
+def _unknown_options(names: list[str], config: GenerationConfig) -> str:
+    """What to say of options that nobody knows, with those that may have been meant."""
+    meant = {name: OTHER_NAMES.get(name) for name in names}
+    for name in names:
+        meant[name] = meant[name] or next(iter(difflib.get_close_matches(name, config.to_dict(), 1)), None)
+    hints = ", ".join(f"{name}: did you mean {other}?" for name, other in meant.items() if other)
+    return f"generate() got unknown arguments {names}; {hints or 'see its docstring for the options'}"
+
+
 class YanGenerationOptionsMixin(GenerationMixin):
     """Resolves options: argument, then `generation_config`, then the model's own, then the default."""
 
@@ -300,9 +312,7 @@ class YanGenerationOptionsMixin(GenerationMixin):
         if key is None or key not in resolved:
             complete, unused = self._prepare_generation_config(generation_config, **kwargs)
             if unused:
-                raise ValueError(
-                    f"generate() got unknown arguments {sorted(unused)}; see its docstring for the options"
-                )
+                raise ValueError(_unknown_options(sorted(unused), complete))
             options = GenerationOptions.from_config(complete, self.device)
             if key is None:
                 return options

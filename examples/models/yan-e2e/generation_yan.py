@@ -190,7 +190,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
                 `config.length_head="source"` answers copy from `input_ids`, which are needed then.
             attention_mask: (B, Lx), 1 at tokens.
             generation_config: options, see below; any of them can be given as a keyword argument.
-            streamer: gets the final ids by `put` (batch size 1); each step's draft by `put_draft` if it has it.
+            streamer: gets the final ids by `put` (batch size 1), and the ids of each step's draft by `put_draft` if it
+                has that.
             generator: decides everything random. Draws depend on it and on the row's own tokens only, neither on
                 other rows nor on padding; repeated rows get different draws. A list holds one for each row, which
                 then gets what a call of its own would give it.
@@ -301,7 +302,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         if longest > self.config.max_position_embeddings:
             raise ValueError(
                 f"{name} has {longest} tokens, more than max_position_embeddings="
-                f"{self.config.max_position_embeddings}; tokenize with truncation=True"
+                f"{self.config.max_position_embeddings}; pass truncation=True to the tokenizer or the pipeline"
             )
 
     def _read(
@@ -388,7 +389,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             copied = self.copy_source(copied_ids, first.states, first.mask)
             ids, *_ = self.decode_latents(latents[:1], copied=copied)
             positions = text_positions(ids, sources.lengths[0, :1], options)
-            streamer.put_draft(value=take_positions(ids, positions, options.pad_token_id)[0].cpu())
+            streamer.put_draft(take_positions(ids, positions, options.pad_token_id)[0].cpu())
 
         return write
 

@@ -52,8 +52,9 @@ def best_passage(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     size = ends.shape[1]
     behind = torch.ones(size, size, dtype=torch.bool, device=ends.device).triu()
     pairs = ends.unsqueeze(1).masked_fill(~behind, lowest(ends.dtype))
-    best = (begins.unsqueeze(-1) + pairs.log_softmax(-1)).flatten(1).argmax(-1)
-    return best // size, best % size
+    best_end, last = pairs.log_softmax(-1).max(-1)
+    first = (begins + best_end).argmax(-1)
+    return first, last.gather(1, first.unsqueeze(1)).squeeze(1)
 
 
 def diagonals(values: Tensor) -> Tensor:
