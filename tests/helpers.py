@@ -354,6 +354,8 @@ def parse_command(path: str | Path, *arguments, cwd: Path = ROOT, only_flags: bo
         args = list(sys.argv[1:] if args is None else args)
         # bf16 is refused where neither a GPU nor use_cpu says that it is meant.
         args += ["--use_cpu"] if on_cpu and "--use_cpu" in parser._option_string_actions else []
+        # Without it unknown flags are an error.
+        options.pop("return_remaining_strings", None)
         filled = parse_dataclasses(parser, args=args, **options)
         fields = [(part, field.name) for part in filled for field in dataclasses.fields(part)]
         raise Parsed(parser, {name: getattr(part, name) for part, name in fields})

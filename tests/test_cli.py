@@ -227,9 +227,7 @@ def test_a_command_whose_packages_are_missing_says_which_extra_has_them(tmp_path
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_slips_are_named_before_any_work(tmp_path, arguments, message):
-    line = refused(CLI, *arguments, cwd=tmp_path)
-    assert message in line
-    assert "bfloat16" not in line
+    assert message in refused(CLI, *arguments, cwd=tmp_path)
 
 
 def test_a_text_that_is_read_in_part_is_named(tmp_path):

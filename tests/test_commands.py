@@ -177,7 +177,7 @@ def test_commands_are_found_in_every_script_and_in_the_readme():
     places = {command.place for command in COMMANDS}
     assert {"README.md", "Makefile"} <= places
     assert {c.script for c in COMMANDS if c.place == "docs/own_data.md"} == {
-        f"examples/{n}.py" for n in ("run_flow", "run_evaluation")
+        f"examples/{n}.py" for n in ("run_batch_inference", "run_evaluation", "run_flow")
     }
     without = {"examples/rewards.py"}
     assert {str(path.relative_to(ROOT)) for path in SCRIPTS} - places <= without

@@ -220,11 +220,11 @@ def parse_arguments(parser: HfArgumentParser, *, use_defaults: bool = False) -> 
         # As they are here, which is not always what the dataclasses say.
         parser.set_defaults(**recipe | (dict.fromkeys(BUDGETS) if use_defaults else {}))
     else:
-        _, unknown = parser.parse_known_args(as_flags(recipe) + arguments)
-        if unknown:
-            raise ValueError(f"unknown arguments {unknown}{meant_instead(parser, unknown)}; --help lists all")
         arguments = arguments + precision_flags(parser, known)
-    parsed = parser.parse_args_into_dataclasses(args=as_flags(recipe) + arguments)
+    flags = as_flags(recipe) + arguments
+    *parsed, unknown = parser.parse_args_into_dataclasses(args=flags, return_remaining_strings=True)
+    if unknown:
+        raise ValueError(f"unknown arguments {unknown}{meant_instead(parser, unknown)}; --help lists all")
     for group in parsed:
         if isinstance(group, ModelArguments):
             group.has_budget = bool(set(BUDGETS) & set(known))

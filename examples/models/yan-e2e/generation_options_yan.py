@@ -15,7 +15,11 @@ from .input_checks_yan import check_number
 from .sampling_yan import SamplingOptions
 
 # What other libraries call by another name.
-OTHER_NAMES = {"seed": "generator=torch.Generator().manual_seed(seed)", "steps": "num_inference_steps"}
+OTHER_NAMES = {
+    "seed": "generator=torch.Generator().manual_seed(seed)",
+    "steps": "num_inference_steps",
+    "num_steps": "num_inference_steps",
+}
 # Defaults of the options that transformers' GenerationConfig does not know. They live in it as plain attributes.
 GENERATION_DEFAULTS = {
     "num_inference_steps": 3,
@@ -264,11 +268,15 @@ class GenerationOptions:
 
 
 def _unknown_options(names: list[str], config: GenerationConfig) -> str:
-    """What to say of options that nobody knows, with those that may have been meant."""
-    meant = {name: OTHER_NAMES.get(name) for name in names}
+    """What to say of options that nobody knows, with those that may have been meant: YAN's before the library's."""
+    hints = []
     for name in names:
-        meant[name] = meant[name] or next(iter(difflib.get_close_matches(name, config.to_dict(), 1)), None)
-    hints = ", ".join(f"{name}: did you mean {other}?" for name, other in meant.items() if other)
+        close = difflib.get_close_matches(name, GENERATION_DEFAULTS, 1) or difflib.get_close_matches(
+            name, config.to_dict(), 1
+        )
+        if name in OTHER_NAMES or close:
+            hints.append(f"{name}: did you mean {OTHER_NAMES.get(name) or close[0]}?")
+    hints = " ".join(hints)
     return f"generate() got unknown arguments {names}; {hints or 'see its docstring for the options'}"
 
 
