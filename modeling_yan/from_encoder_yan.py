@@ -108,11 +108,15 @@ def config_around(encoder: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase 
         )
     training = {**HOSTED_TRAINING, **(fields.pop("training_config", None) or {})}
     training |= {name: fields.pop(name) for name in TRAINING_FIELDS if name in fields}
+    own = encoder.to_dict()
+    if os.path.isdir(own.get("_name_or_path") or ""):
+        # Where a folder lies on this machine is nobody's business who gets the model.
+        own["_name_or_path"] = ""
     sizes = {"num_attention_heads": encoder.num_attention_heads, "max_position_embeddings": longest}
     return YanConfig(
         vocab_size=encoder.vocab_size,
         hidden_size=encoder.hidden_size,
-        encoder_config=encoder.to_dict(),
+        encoder_config=own,
         training_config=training,
         **{**HOSTED_DEFAULTS, **sizes, **fields, **hosted_token_ids(encoder, tokenizer, fields)},
     )

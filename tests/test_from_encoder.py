@@ -41,6 +41,8 @@ def test_it_reads_as_the_original_and_takes_its_token_ids(bert, model):
 def test_head_and_embeddings_are_one_table_before_and_after_saving(model, tmp_path):
     assert model.decoder.lm_head.weight is model.get_input_embeddings().weight
     model.save_pretrained(tmp_path)
+    # Where the encoder's folder lay is not told.
+    assert "pytest" not in (tmp_path / "config.json").read_text()
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
     assert again.decoder.lm_head.weight is again.get_input_embeddings().weight
     weights = again.state_dict()
