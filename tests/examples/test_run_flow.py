@@ -172,8 +172,8 @@ GOOD = {"source": "a", "target": "b"}
     ("rows", "options", "message"),
     [
         ([{"source": "a", "answer": "b"}], {}, "column 'target' is not in the data"),
-        ([{"source": "a", "target": ""}], {}, "row 0: task pairs: the target of a row is empty"),
-        ([GOOD, {"source": None, "target": "b"}], {}, "row 1: task pairs: column 'source' is empty"),
+        ([{"source": "a", "target": ""}], {}, "row 1: task pairs: the target of a row is empty"),
+        ([GOOD, {"source": None, "target": "b"}], {}, "row 2: task pairs: column 'source' is empty"),
         ([{"source": ["a", "b"], "target": "b"}], {}, "column 'source' holds a list, ['a', 'b'], not text"),
         ([GOOD], {"max_source_length": 1024}, "max_position_embeddings="),
         ([GOOD], {"output_dir": "autoencoder/config.json/out"}, "cannot be written to"),
