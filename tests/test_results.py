@@ -24,7 +24,9 @@ def stated_of(run: dict, column: str) -> str:
     if column == "parameters":
         return f"{run['parameters'] / 1e6:.1f} million"
     if column in ("TFLOP", "minutes"):
-        return f"{run['train_flops'] / 1e12:.0f}" if column == "TFLOP" else f"{run['train_minutes']:.0f}"
+        # Of all stages, where there are several.
+        flops, minutes = (run.get(f"total_{name}", run[name]) for name in ("train_flops", "train_minutes"))
+        return f"{flops / 1e12:.0f}" if column == "TFLOP" else f"{minutes:.0f}"
     split, score = column.split(", ")
     return f"{run[split][score.lower().replace(' ', '_')]:.1f}" if split in run else "–"
 
