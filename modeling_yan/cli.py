@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from modeling_yan import YanForConditionalGeneration, restore
-from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.arguments import check_positive, not_installed, run_script
 from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.evaluation.text_generation import iterate_answers
@@ -158,10 +158,7 @@ def run(name: str) -> None:
     except ModuleNotFoundError as error:
         if command.extra is None:
             raise
-        raise ValueError(
-            f"yan {name} needs {error.name}, which is not installed; in the project's folder: pip install -c "
-            f"constraints.txt -e '.[{command.extra}]'"
-        ) from error
+        raise not_installed(f"yan {name}", error.name, command.extra) from error
 
 
 def main() -> None:

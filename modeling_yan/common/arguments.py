@@ -263,6 +263,14 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
+def not_installed(who: str, package: str | None, extra: str) -> ValueError:
+    """The error of what needs a package that an extra of this one would have brought."""
+    return ValueError(
+        f"{who} needs {package}, which is not installed; in the project's folder: pip install -c constraints.txt -e "
+        f"'.[{extra}]'"
+    )
+
+
 def parse_overrides(text: str | None) -> dict:
     """
     Config fields to change, from YAML. Settings of `YanTrainingConfig` may also stand at the top level.

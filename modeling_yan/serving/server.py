@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
-from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.arguments import check_positive, not_installed, run_script
 from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import check_config_file, read_tokenizer, readable
 from modeling_yan.serving.engine import DTYPES, RUNTIMES
@@ -74,10 +74,7 @@ def check_extra() -> None:
     """
     for name in ("ray", "fastapi", "aiohttp", "prometheus_client"):
         if importlib.util.find_spec(name) is None:
-            raise ValueError(
-                f"the server needs {name}, which is not installed; in the project's folder: pip install -c "
-                "constraints.txt -e '.[serving]'"
-            )
+            raise not_installed("the server", name, "serving")
 
 
 def check_model(arguments: argparse.Namespace) -> None:

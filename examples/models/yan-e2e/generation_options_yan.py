@@ -269,15 +269,14 @@ class GenerationOptions:
 
 def _unknown_options(names: list[str], config: GenerationConfig) -> str:
     """What to say of options that nobody knows, with those that may have been meant: YAN's before the library's."""
-    hints = []
+    hints = ""
     for name in names:
-        close = difflib.get_close_matches(name, GENERATION_DEFAULTS, 1) or difflib.get_close_matches(
-            name, config.to_dict(), 1
+        of_yan, of_all = (
+            difflib.get_close_matches(name, known, 1) for known in (GENERATION_DEFAULTS, config.to_dict())
         )
-        if name in OTHER_NAMES or close:
-            hints.append(f"{name}: did you mean {OTHER_NAMES.get(name) or close[0]}?")
-    hints = " ".join(hints)
-    return f"generate() got unknown arguments {names}; {hints or 'see its docstring for the options'}"
+        if meant := OTHER_NAMES.get(name) or next(iter(of_yan + of_all), None):
+            hints += f" {name}: did you mean {meant}?"
+    return f"generate() got unknown arguments {names};{hints or ' see its docstring for the options'}"
 
 
 class YanGenerationOptionsMixin(GenerationMixin):
