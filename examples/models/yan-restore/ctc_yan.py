@@ -9,6 +9,7 @@ Pure functions on tensors. Where every token has its place (`config.canvas_ratio
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def needed_positions(labels: Tensor) -> Tensor:
@@ -21,6 +22,44 @@ def needed_positions(labels: Tensor) -> Tensor:
 def texts_first(labels: Tensor) -> Tensor:
     """Labels (B, L) with all padding at the end."""
     return labels.gather(1, (labels == -100).long().argsort(dim=1, stable=True))
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """
+    `token_log_probs` row by row: beside the logits no second tensor of their size lives, forward or backward, and a
+    row's logits stay in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, ids: Tensor) -> Tensor:
+        totals = torch.stack([row.float().logsumexp(-1) for row in logits])
+        ctx.save_for_backward(logits, ids, totals)
+        return logits.gather(-1, _each_position(ids, logits)).float() - totals.unsqueeze(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        logits, ids, totals = ctx.saved_tensors
+        result, shares = torch.empty_like(logits), grad.sum(-1)
+        for row, (scores, chosen) in enumerate(zip(logits, ids, strict=True)):
+            probs = (scores.float() - totals[row].unsqueeze(-1)).exp_()
+            probs.mul_(-shares[row].unsqueeze(-1)).index_add_(1, chosen, grad[row])
+            result[row] = probs
+        return result, None
+
+
+def _each_position(ids: Tensor, logits: Tensor) -> Tensor:
+    """Ids (B, S) for each of C positions (B, C, S)."""
+    return ids.unsqueeze(1).expand(-1, logits.shape[1], -1)
+
+
+def token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
+    """
+    Log-probabilities (B, C, S) in float32 of a few tokens of each row (B, S) at all positions, from logits (B, C, V).
+    """
+    if torch.compiler.is_compiling() or not logits.requires_grad:
+        return logits.float().log_softmax(-1).gather(-1, _each_position(ids, logits))
+    return _TokenLogProbs.apply(logits, ids)
 
 
 def ctc_nll(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: int) -> Tensor:
@@ -37,16 +76,18 @@ def ctc_nll(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: int) 
     Returns:
         (B,) in float32; infinite where the canvas is shorter than `needed_positions`.
     """
-    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
-    valid = labels != -100
-    return F.ctc_loss(
-        log_probs,
-        texts_first(labels).masked_fill(~valid.sort(dim=-1, descending=True).values, 0),
-        canvas_mask.sum(-1),
-        valid.sum(-1),
-        blank=blank_id,
-        reduction="none",
-    )
+    # 1. A row's classes are the blank and its own tokens; a token is the class of its first place.
+    texts = texts_first(labels)
+    valid = texts != -100
+    own = texts.masked_fill(~valid, blank_id)
+    classes = (own.unsqueeze(2) == own.unsqueeze(1)).byte().argmax(-1) + 1
+    log_probs = token_log_probs(logits, F.pad(own, (1, 0), value=blank_id))
+    # 2. The sum over all placements.
+    nll = F.ctc_loss(log_probs.transpose(0, 1), classes, canvas_mask.sum(-1), valid.sum(-1), reduction="none")
+    # 3. The library's gradient takes the classes for a whole vocabulary: to each it adds its probability, whose sum
+    #    with the softmax of all tokens would be 0. Here the softmax is `token_log_probs`' own.
+    probs = (log_probs.exp() * canvas_mask.unsqueeze(-1)).sum((1, 2))
+    return nll - (probs - probs.detach())
 
 
 def ctc_bigram_distance(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: int) -> Tensor:
@@ -116,8 +157,7 @@ def ctc_lattice(logits: Tensor, labels: Tensor, blank_id: int) -> tuple[Tensor, 
     valid = texts != -100
     symbols = torch.full((len(texts), 2 * texts.shape[1] + 1), blank_id, dtype=texts.dtype, device=texts.device)
     symbols[:, 1::2] = texts.masked_fill(~valid, blank_id)
-    each_position = symbols.unsqueeze(1).expand(-1, logits.shape[1], -1)
-    log_probs = logits.float().log_softmax(-1).gather(-1, each_position)
+    log_probs = token_log_probs(logits, symbols)
     may_skip = torch.zeros_like(symbols, dtype=torch.bool)
     may_skip[:, 3::2] = texts[:, 1:] != texts[:, :-1]
     return symbols, log_probs, may_skip, valid.sum(-1, keepdim=True)
