@@ -8,9 +8,16 @@ from collections import Counter
 import pytest
 import torch
 
-from modeling_yan import YanConfig, YanForConditionalGeneration
+from modeling_yan import YanConfig, YanForConditionalGeneration, ctc_yan
 from modeling_yan.canvas_yan import canvas_lengths, length_mask, target_canvas, text_room
-from modeling_yan.ctc_yan import ctc_bigram_distance, ctc_collapse, ctc_nll, needed_positions
+from modeling_yan.ctc_yan import (
+    ctc_bigram_distance,
+    ctc_collapse,
+    ctc_nll,
+    needed_positions,
+    repeat_probs,
+    token_log_probs,
+)
 
 from .helpers import seeded, source_batch, tiny_config, tiny_model
 
@@ -54,6 +61,39 @@ def test_likelihood_sums_over_all_placements(text, side):
     weights = torch.tensor([1.0, 0.3])
     got, wanted = (torch.autograd.grad((x * weights).sum(), logits, retain_graph=True)[0] for x in (nll, expected))
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("computed", ["tokens", "repeats"])
+def test_what_is_computed_in_chunks_equals_plain_torch(computed, dtype, monkeypatch):
+    monkeypatch.setattr(ctc_yan, "CPU_CHUNK", 80)  # two rows of three
+    logits = (3 * torch.randn(3, 5, 7, generator=seeded())).to(dtype)
+    ids = torch.tensor([[0, 3, 3, 6], [0, 1, 2, 5], [4, 0, 0, 0]])
+
+    def plain(scores: torch.Tensor) -> torch.Tensor:
+        log_probs = scores.float().log_softmax(-1)
+        if computed == "tokens":
+            return log_probs.gather(-1, ids.unsqueeze(1).expand(-1, 5, -1))
+        return (log_probs[:, 1:].exp() * log_probs[:, :-1].exp()).sum(-1)
+
+    def fast(scores: torch.Tensor) -> torch.Tensor:
+        return token_log_probs(scores, ids) if computed == "tokens" else repeat_probs(scores)
+
+    results = []
+    for function in (plain, fast):
+        given = logits.clone().requires_grad_()
+        values = function(given)
+        weights = torch.randn(values.shape, generator=seeded(1))
+        results.append((values, torch.autograd.grad((values * weights).sum(), given)[0]))
+    (wanted, wanted_gradient), (got, gradient) = results
+    assert gradient.dtype == dtype
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(
+        gradient, wanted_gradient, **({} if dtype == torch.float32 else {"atol": 1e-2, "rtol": 1e-2})
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(fast(logits), wanted)
 
 
 def bigrams_of(text: list[int]) -> Counter:

@@ -24,27 +24,34 @@ def texts_first(labels: Tensor) -> Tensor:
     return labels.gather(1, (labels == -100).long().argsort(dim=1, stable=True))
 
 
+# Elements of logits that are worked on at once: on a CPU what its cache holds, elsewhere what is worth a launch.
+CPU_CHUNK, DEVICE_CHUNK = 2**21, 2**27
+
+
+def _chunks(logits: Tensor, *others: Tensor) -> zip:
+    """Logits (B, C, V) and other tensors (B, ...), a few rows at a time."""
+    elements = CPU_CHUNK if logits.device.type == "cpu" else DEVICE_CHUNK
+    rows = max(1, elements // max(1, logits[0].numel())) if len(logits) else 1
+    return zip(*(tensor.split(rows) for tensor in (logits, *others)), strict=True)
+
+
 class _TokenLogProbs(torch.autograd.Function):
-    """
-    `token_log_probs` row by row: beside the logits no second tensor of their size lives, forward or backward, and a
-    row's logits stay in the cache.
-    """
+    """`token_log_probs` a few rows at a time: beside the logits and their gradient nothing of their size lives."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, ids: Tensor) -> Tensor:
-        totals = torch.stack([row.float().logsumexp(-1) for row in logits])
+        totals = torch.cat([rows.float().logsumexp(-1, keepdim=True) for (rows,) in _chunks(logits)])
         ctx.save_for_backward(logits, ids, totals)
-        return logits.gather(-1, _each_position(ids, logits)).float() - totals.unsqueeze(-1)
+        return logits.gather(-1, _each_position(ids, logits)).float() - totals
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         logits, ids, totals = ctx.saved_tensors
-        result, shares = torch.empty_like(logits), grad.sum(-1)
-        for row, (scores, chosen) in enumerate(zip(logits, ids, strict=True)):
-            probs = (scores.float() - totals[row].unsqueeze(-1)).exp_()
-            probs.mul_(-shares[row].unsqueeze(-1)).index_add_(1, chosen, grad[row])
-            result[row] = probs
+        result = torch.empty_like(logits)
+        for rows, written, total, chosen, share in _chunks(logits, result, totals, ids, grad):
+            probs = (rows.float() - total).exp_().mul_(-share.sum(-1, keepdim=True))
+            written.copy_(probs.scatter_add_(-1, _each_position(chosen, rows), share))
         return result, None
 
 
@@ -60,6 +67,43 @@ def token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or not logits.requires_grad:
         return logits.float().log_softmax(-1).gather(-1, _each_position(ids, logits))
     return _TokenLogProbs.apply(logits, ids)
+
+
+class _RepeatProbs(torch.autograd.Function):
+    """`repeat_probs` a few rows at a time, as `_TokenLogProbs`."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(logits)
+        return torch.cat([_repeats(rows.float().softmax(-1)) for (rows,) in _chunks(logits)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (logits,) = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        for rows, written, share in _chunks(logits, result, grad.unsqueeze(-1)):
+            probs = rows.float().softmax(-1)
+            by_probs = F.pad(probs[:, 1:] * share, (0, 0, 0, 1))
+            by_probs[:, 1:].addcmul_(probs[:, :-1], share)
+            mean = torch.linalg.vecdot(by_probs, probs).unsqueeze(-1)
+            written.copy_(by_probs.sub_(mean).mul_(probs))
+        return result
+
+
+def _repeats(probs: Tensor) -> Tensor:
+    """Probabilities (..., C, V) -> that a position holds what the one before holds (..., C - 1)."""
+    return (probs[..., 1:, :] * probs[..., :-1, :]).sum(-1)
+
+
+def repeat_probs(logits: Tensor) -> Tensor:
+    """
+    Probability (B, C - 1) in float32 that a position holds the same token as the one before it, both drawn from logits
+    (B, C, V).
+    """
+    if torch.compiler.is_compiling() or not logits.requires_grad:
+        return _repeats(logits.float().softmax(-1))
+    return _RepeatProbs.apply(logits)
 
 
 def ctc_nll(logits: Tensor, labels: Tensor, canvas_mask: Tensor, blank_id: int) -> Tensor:
@@ -108,10 +152,12 @@ def ctc_bigram_distance(logits: Tensor, labels: Tensor, canvas_mask: Tensor, bla
     Returns:
         (B,) in float32, differentiable and exact: nothing is sampled. 0 for targets of fewer than two tokens.
     """
-    log_probs = logits.float().log_softmax(-1)
-    on_canvas = canvas_mask.unsqueeze(-1)
-    probs = log_probs.exp() * on_canvas
-    blank = log_probs[..., blank_id] * canvas_mask
+    texts = texts_first(labels)
+    valid = texts != -100
+    targets = texts.masked_fill(~valid, 0)
+    log_probs = token_log_probs(logits, F.pad(targets, (1, 0), value=blank_id))
+    blank = log_probs[..., 0] * canvas_mask
+    at = log_probs[..., 1:].exp() * canvas_mask.unsqueeze(-1)
     length = blank.shape[1]
     # Differences of sums over a whole canvas, in double precision.
     total = blank.double().cumsum(-1)
@@ -119,10 +165,6 @@ def ctc_bigram_distance(logits: Tensor, labels: Tensor, canvas_mask: Tensor, bla
     later = torch.ones(length, length, dtype=torch.bool, device=logits.device).triu(1)
     only_blanks = torch.where(later, through, -torch.inf).exp().float()
 
-    texts = texts_first(labels)
-    valid = texts != -100
-    targets = texts.masked_fill(~valid, 0)
-    at = probs.gather(-1, targets.unsqueeze(1).expand(-1, length, -1))
     first, second = at[..., :-1], at[..., 1:]
     repeated = (targets[:, 1:] == targets[:, :-1]).unsqueeze(1)
     follows = only_blanks @ second - repeated * F.pad(second[:, 1:], (0, 0, 0, 1))
@@ -134,9 +176,10 @@ def ctc_bigram_distance(logits: Tensor, labels: Tensor, canvas_mask: Tensor, bla
     matched = (torch.minimum(expected, counts) / counts * begins).sum(-1)
 
     # A token begins where there is no blank and not what stood before.
-    starts = probs.sum(-1) - probs[..., blank_id]
-    runs = (probs[:, 1:] * probs[:, :-1]).sum(-1) - probs[:, 1:, blank_id] * probs[:, :-1, blank_id]
-    written = starts.sum(-1) - runs.sum(-1) - 1 + blank.sum(-1).exp()
+    blanks = blank.exp() * canvas_mask
+    starts = canvas_mask.sum(-1) - blanks.sum(-1)
+    repeats = (repeat_probs(logits) - blanks[:, 1:] * blanks[:, :-1]) * canvas_mask[:, 1:]
+    written = starts - repeats.sum(-1) - 1 + blank.sum(-1).exp()
     number = begins.sum(-1)
     return torch.where(number > 0, 1 - 2 * matched / (written + number.clamp_min(1)), 0)
 
