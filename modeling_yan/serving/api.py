@@ -79,11 +79,13 @@ class Limits(BaseModel):
         prompts: in one request.
         candidates: texts that are written for a prompt: priors times lengths.
         steps: of the solver.
+        characters: of a document that is restored.
     """
 
     prompts: int = 64
     candidates: int = 16
     steps: int = 32
+    characters: int = 200_000
 
 
 class CompletionRequest(BaseModel):
@@ -220,9 +222,9 @@ def validation_error(error: ValidationError) -> ApiError:
     # A field of two types is followed by the type that was tried.
     param = str(first["loc"][0]) if first["loc"] else None
     if first["type"] == "extra_forbidden":
-        return ApiError(400, f"{param} is no field of a completion request; leave it out", param)
+        return ApiError(400, f"{param} is no field of this request; leave it out", param)
     if first["type"] == "missing":
-        return ApiError(400, f"{param} is missing; give a text or a list of texts", param)
+        return ApiError(400, f"{param} is missing; give a text", param)
     reasons = [part["msg"] for part in error.errors(include_url=False) if part["loc"][:1] == first["loc"][:1]]
     said = "; or ".join(dict.fromkeys(reasons))
     where = param or "the body"

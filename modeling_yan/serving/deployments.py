@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,9 +20,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
+from modeling_yan.restoration_yan import Restoration
 from modeling_yan.serving.api import ApiError, CompletionBody, CompletionRequest, Limits, refused_field
 from modeling_yan.serving.engine import Answer, Draft, Engine, Refusal, Row
 from modeling_yan.serving.metrics import ServerMetrics
+from modeling_yan.serving.restoration_api import RestorationRequest, restoration_body
 
 logger = logging.getLogger("ray.serve")
 
@@ -104,6 +106,9 @@ class EngineReplica:
         await self.idle.wait()
         return await self.answer_batch(row)
 
+    async def restore(self, text: str, options: dict[str, object]) -> Restoration | Refusal:
+        return await asyncio.to_thread(self.engine.restore, text, options)
+
     async def stream(self, row: Row) -> AsyncIterator[Draft | Answer | Refusal]:
         events = self.engine.stream(row)
         while (event := await asyncio.to_thread(next, events, None)) is not None:
@@ -146,7 +151,7 @@ def event_line(content: dict | str) -> str:
 # Ray Serve takes a copy of what the class below uses where it is defined: all of it stands above.
 
 
-def accept(result: Answer | Draft | Refusal) -> Answer | Draft:
+def accept(result: Answer | Draft | Restoration | Refusal) -> Answer | Draft | Restoration:
     """
     Raises:
         ApiError: with status 400, for a refusal.
@@ -201,21 +206,37 @@ class Api:
     @app.post("/v1/completions")
     async def completions(self, request: Request) -> Response:
         start = time.perf_counter()
-        self.metrics.in_progress.inc()
-        try:
+        with self._counted(start):
             wanted = CompletionRequest.read(await read_body(request), self.settings.limits)
             self._check_name(wanted.model)
             body = CompletionBody(wanted, self.settings.name)
             if wanted.stream:
                 return await self._begin_stream(wanted.rows()[0], body, start)
             answers = await self._answer_all(wanted.rows())
+        self.metrics.count_answers(answers)
+        self._finish(200, start)
+        return JSONResponse(body.whole(answers))
+
+    @app.post("/v1/restore")
+    async def restore(self, request: Request) -> Response:
+        start = time.perf_counter()
+        with self._counted(start):
+            wanted = RestorationRequest.read(await read_body(request), self.settings.limits)
+            self._check_name(wanted.model)
+            restored = await self._insist(lambda: self._restore(wanted))
+        self._finish(200, start)
+        return JSONResponse(restoration_body(restored, self.settings.name))
+
+    @contextlib.contextmanager
+    def _counted(self, start: float) -> Iterator[None]:
+        """Counts a request that begins, and ends one that fails; what it raises is an `ApiError`."""
+        self.metrics.in_progress.inc()
+        try:
+            yield
         except Exception as error:
             error = as_api_error(error)
             self._finish(error.status, start)
             raise error from None
-        self.metrics.count_answers(answers)
-        self._finish(200, start)
-        return JSONResponse(body.whole(answers))
 
     def _finish(self, status: int, start: float) -> None:
         self.metrics.in_progress.dec()
@@ -243,6 +264,9 @@ class Api:
 
     async def _ask(self, row: Row) -> Answer:
         return accept(await self.engine.answer.remote(row))
+
+    async def _restore(self, wanted: RestorationRequest) -> Restoration:
+        return accept(await self.engine.restore.remote(wanted.text, wanted.options))
 
     async def _insist(self, attempt: Callable[[], Awaitable]):
         """

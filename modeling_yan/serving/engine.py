@@ -6,7 +6,7 @@ text depends on its prompt, options and seed alone.
 import itertools
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -17,6 +17,7 @@ from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.evaluation.text_generation import count_tokens
 from modeling_yan.generation_options_yan import GenerationOptions
+from modeling_yan.restoration_yan import Restoration, restore
 from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
 
 RUNTIMES = ("torch", "onnx")
@@ -79,6 +80,12 @@ class Refusal:
 
     message: str
     field: str | None = None
+
+
+def refuse(error: ValueError, arguments: Collection[str]) -> Refusal:
+    """Of an error whose message begins with the argument that it is about."""
+    name = re.match(r"\w+", str(error))
+    return Refusal(str(error), name[0] if name and name[0] in arguments else None)
 
 
 class DraftStreamer:
@@ -152,6 +159,14 @@ class Engine:
                 results[index] = result
         return results
 
+    def restore(self, text: str, options: Mapping[str, object]) -> Restoration | Refusal:
+        """A document restored, or why it cannot be; `options` are those of `restore()`."""
+        try:
+            with self._one_at_a_time:
+                return restore(self.model, self.tokenizer, text, **options)
+        except ValueError as error:
+            return refuse(error, options)
+
     def stream(self, row: Row) -> Iterator[Draft | Answer | Refusal]:
         """The draft after each step, and at last the answer; without drafts where the runtime has none."""
         events: SimpleQueue = SimpleQueue()
@@ -209,10 +224,7 @@ class Engine:
                     **options,
                 )
         except ValueError as error:
-            # Messages begin with the argument that they are about.
-            name = re.match(r"\w+", str(error))
-            named = name[0] if name and name[0] in {*options, "max_new_tokens"} else None
-            return [Refusal(str(error), named)] * len(rows)
+            return [refuse(error, {*options, "max_new_tokens"})] * len(rows)
         count = resolved.num_return_sequences
         texts = output.sequences.cpu().split(count)
         scores = output.sequences_scores.cpu().split(count)

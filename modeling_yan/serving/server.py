@@ -1,5 +1,5 @@
 """
-An HTTP server that speaks OpenAI's completions API, on Ray Serve.
+An HTTP server that speaks OpenAI's completions API and restores documents, on Ray Serve.
 
     yan serve --model examples/models/yan-e2e --port 8000
     curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "name[Aromi]"}'
@@ -52,6 +52,7 @@ def parse() -> argparse.Namespace:
     add("--max_prompts", type=int, default=64, help="prompts of one request")
     add("--max_candidates", type=int, default=16, help="texts that are written for one prompt")
     add("--max_inference_steps", type=int, default=32, help="steps that a request may ask for")
+    add("--max_characters", type=int, default=200_000, help="characters of a document that is restored")
     add("--request_timeout_s", type=float, default=60.0, help="seconds until a request gets status 503")
     add("--address", help="of a Ray cluster, or auto; a Ray of its own by default")
     add("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer")
@@ -59,7 +60,7 @@ def parse() -> argparse.Namespace:
     check_positive(
         arguments,
         *("port", "replicas", "threads", "max_batch_size", "max_ongoing_requests", "max_queued_requests"),
-        *("max_prompts", "max_candidates", "max_inference_steps", "request_timeout_s"),
+        *("max_prompts", "max_candidates", "max_inference_steps", "max_characters", "request_timeout_s"),
     )
     for name in ("batch_wait_ms", "gpus_per_replica"):
         if (getattr(arguments, name) or 0) < 0:
@@ -140,7 +141,10 @@ def settings_of(arguments: argparse.Namespace):
         max_queued_requests=arguments.max_queued_requests,
         request_timeout_s=arguments.request_timeout_s,
         limits=Limits(
-            prompts=arguments.max_prompts, candidates=arguments.max_candidates, steps=arguments.max_inference_steps
+            prompts=arguments.max_prompts,
+            candidates=arguments.max_candidates,
+            steps=arguments.max_inference_steps,
+            characters=arguments.max_characters,
         ),
     )
 

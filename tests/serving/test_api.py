@@ -34,7 +34,7 @@ def answer(*texts: str) -> Answer:
         ({"prompt": []}, "prompt", "must have 1 to 64"),
         ({"prompt": ["a"] * 65}, "prompt", "prompt has 65 texts"),
         ({"prompt": ["a", 3]}, "prompt", "valid string"),
-        ({"prompt": "a", "num_step": 3}, "num_step", "no field of a completion request"),
+        ({"prompt": "a", "num_step": 3}, "num_step", "no field of this request"),
         ({"prompt": "a", "max_tokens": "3"}, "max_tokens", "valid integer"),
         ({"prompt": "a", "max_tokens": True}, "max_tokens", "valid integer"),
         ({"prompt": "a", "seed": -1}, "seed", "greater than or equal to 0"),

@@ -202,6 +202,18 @@ def test_other_routes(server):
     assert server.call("/health").body == {"status": "ok", "replicas": 2, "wanted": 2}
 
 
+def test_a_document_comes_back_restored(server, engine):
+    # The model of this server mends nothing well; the route gives what the function gives.
+    text = "name[Aromi], eatType[pub]\n\nthe vaults is a pub"
+    wanted = engine.restore(text, {"max_edit": None, "max_word_edit": None})
+    reply = server.call("/v1/restore", {"text": text, "max_edit": None, "max_word_edit": None})
+    assert (reply.status, reply.body["text"]) == (200, wanted.text)
+    assert [edit["start"] for edit in reply.body["edits"]] == [edit.start for edit in wanted.edits]
+    refusal = server.call("/v1/restore", {"text": text, "min_confidence": 2.0})
+    assert (refusal.status, refusal.body["error"]["param"]) == (400, "min_confidence")
+    assert server.metric("yan_requests_in_progress") == 0
+
+
 def test_metrics_count_what_happened(server):
     names = (
         "yan_requests_total",
