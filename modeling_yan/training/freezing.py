@@ -11,6 +11,8 @@ PARTS = {
     "decoder": "decoder.",
     "length_head": "length_head.",
 }
+# The canvas's positions beside a hosted encoder are the flow's: the encoder was pretrained without them.
+HOSTED_PARTS = {"embeddings": "encoder.backbone.embeddings.", "encoder": "encoder.backbone."}
 
 
 def check_parts(parts: Collection[str]) -> None:
@@ -37,10 +39,9 @@ def freeze(model: PreTrainedModel, parts: Collection[str]) -> int:
         ValueError: for an unknown part, or if nothing is left to train.
     """
     check_parts(parts)
-    # The canvas's positions beside a hosted encoder are the flow's: the encoder was pretrained without them.
     hosted = getattr(model.config, "encoder_config", None) is not None
-    prefixes = tuple("encoder.backbone." if hosted and part == "encoder" else PARTS[part] for part in parts)
-    # Token embeddings of a hosted encoder have other names.
+    prefixes = tuple({**PARTS, **(HOSTED_PARTS if hosted else {})}[part] for part in parts)
+    # Token embeddings have other names in each hosted encoder.
     tokens = {id(p) for p in model.get_input_embeddings().parameters()} if "embeddings" in parts else set()
     trainable = 0
     for name, parameter in model.named_parameters():

@@ -36,6 +36,17 @@ def rows() -> Dataset:
     return Dataset.from_list([{"input_ids": s, "attention_mask": [1] * len(s), "labels": t} for s, t in pairs])
 
 
+@pytest.mark.parametrize(
+    ("part", "frozen"), [("embeddings", "model.encoder.backbone.embeddings."), ("encoder", "model.encoder.backbone.")]
+)
+def test_the_canvas_positions_beside_a_pretrained_encoder_are_trained_whatever_of_it_is_frozen(model, part, frozen):
+    freeze(model, [part])
+    tied = model.get_output_embeddings().weight
+    assert not tied.requires_grad
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad != (name.startswith(frozen) or parameter is tied), name
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_stored_states_give_the_losses_and_gradients_of_the_encoder(model, tmp_path, side):
     data, tokenizer = rows(), word_piece_tokenizer()
