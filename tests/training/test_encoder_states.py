@@ -110,7 +110,6 @@ def test_an_encoders_own_rate_reaches_it_alone(bert, tmp_path):
     [
         ({"model_name_or_path": "yan"}, "encoder=bert begins a new model, and model_name_or_path=yan goes on"),
         ({"train_tokenizer": 300}, "train_tokenizer=300 is for a new model"),
-        ({"whole_words": True}, "whole_words is for a new tokenizer, and 'bert' has one"),
         ({"embedding_learning_rate": 0.1}, "embedding_learning_rate=0.1 is for embeddings drawn at random"),
         ({"encoder_learning_rate": 0.1, "freeze": "encoder"}, "encoder_learning_rate=0.1, but freeze=encoder"),
         ({"config_overrides": "{hidden_size: 3}"}, "are the encoder's and cannot be changed"),
