@@ -56,7 +56,6 @@ class RedrawnPairs(RedrawnTexts):
     Args:
         rows, task, tokenizer, seed: as `RedrawnTexts` takes them.
         end_id: of the token that ends a text; the tokenizer's by default.
-        spelled: whether targets are spelled as their sources are (`spelling.py`).
     """
 
     def __init__(
@@ -67,13 +66,10 @@ class RedrawnPairs(RedrawnTexts):
         *,
         seed: int = 0,
         end_id: int | None = None,
-        spelled: bool = False,
     ):
         super().__init__(rows, task, tokenizer, seed=seed)
-        self.spelled = spelled
         self.end_id = end_token_id(tokenizer) if end_id is None else end_id
 
     def encode(self, source: str, target: str) -> tuple[list[int], list[int]]:
-        sources = [source] if self.spelled else None
-        labels = target_ids(self.tokenizer, [target], self.end_id, self.task.max_target_length, sources)[0]
+        labels = target_ids(self.tokenizer, [target], self.end_id, self.task.max_target_length)[0]
         return self.source_ids(source), labels

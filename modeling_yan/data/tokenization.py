@@ -9,7 +9,6 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from modeling_yan.data.spelling import spelled_ids
 from modeling_yan.data.tasks import group_references
 
 logger = logging.getLogger(__name__)
@@ -90,11 +89,7 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def target_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    end_id: int,
-    longest: int | None = None,
-    sources: Sequence[str] | None = None,
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], end_id: int, longest: int | None = None
 ) -> list[list[int]]:
     """
     Ids of targets: without BOS or CLS at their beginning, with `end_id` at their end and nowhere else.
@@ -103,15 +98,10 @@ def target_ids(
         end_id: the EOS of the model's config.
         longest: tokens that are kept, `end_id` among them; all by default. Answers keep their beginning, wherever the
             tokenizer cuts sources.
-        sources: of the targets, where these are to be spelled as their sources are (`spelling.py`).
     """
     begin = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None, end_id}
-    if sources is None:
-        whole = tokenizer(text_target=list(texts))["input_ids"]
-    else:
-        whole = [spelled_ids(tokenizer, source, text) for source, text in zip(sources, texts, strict=True)]
     found = []
-    for ids in whole:
+    for ids in tokenizer(text_target=list(texts))["input_ids"]:
         if ids and ids[0] in begin:
             ids = ids[1:]
         while ids and ids[-1] == end_id:
@@ -135,7 +125,6 @@ def tokenize_pairs(
     max_target_length: int,
     fill_canvas: bool = False,
     end_id: int | None = None,
-    spelled: bool = False,
 ) -> Dataset:
     """
     Columns `source`, `target` -> `input_ids`, `attention_mask`, `labels` (lists of ids, EOS last). Longer rows are cut,
@@ -143,7 +132,6 @@ def tokenize_pairs(
 
     Args:
         end_id: the EOS of the model's config; the tokenizer's `end_token_id` by default.
-        spelled: whether targets are spelled as their sources are (`spelling.py`).
 
     Raises:
         ValueError: if neither is there.
@@ -154,7 +142,7 @@ def tokenize_pairs(
 
     def tokenize(rows: dict) -> dict:
         batch = tokenizer(rows["source"], max_length=max_source_length, truncation=True)
-        labels = target_ids(tokenizer, rows["target"], end_id, max_target_length, rows["source"] if spelled else None)
+        labels = target_ids(tokenizer, rows["target"], end_id, max_target_length)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
     def fill(row: dict) -> dict:

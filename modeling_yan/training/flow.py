@@ -34,7 +34,6 @@ from modeling_yan.data.loading import first_rows
 from modeling_yan.data.pairs import PairArguments, check_pair_arguments, load_pairs
 from modeling_yan.data.redrawn_pairs import RedrawnPairs
 from modeling_yan.data.reference_selection import typical_targets
-from modeling_yan.data.spelling import knows_words_and_letters
 from modeling_yan.data.tasks import Task, evaluation_rows
 from modeling_yan.data.tokenization import (
     SPECIAL_TOKENS,
@@ -146,7 +145,6 @@ class FlowData:
         held_out: name of a split -> rows to be answered and scored.
         fill_canvas: whether targets are filled with EOS.
         end_id: of the token that ends a text; the tokenizer's by default.
-        spelled: whether targets are spelled as their sources are (`spelling.py`).
     """
 
     task: Task
@@ -156,7 +154,6 @@ class FlowData:
     held_out: dict[str, Dataset]
     fill_canvas: bool = False
     end_id: int | None = None
-    spelled: bool = False
 
     @property
     def chosen(self) -> Dataset | None:
@@ -171,8 +168,7 @@ class FlowData:
     def tokenize(self, rows: Dataset) -> Dataset:
         """Ids and labels of rows with columns `source` and `target`."""
         lengths = (self.task.max_source_length, self.task.max_target_length)
-        options = {"fill_canvas": self.fill_canvas, "end_id": self.end_id, "spelled": self.spelled}
-        return tokenize_pairs(rows, self.tokenizer, *lengths, **options)
+        return tokenize_pairs(rows, self.tokenizer, *lengths, fill_canvas=self.fill_canvas, end_id=self.end_id)
 
 
 def check_flow_arguments(data: FlowDataArguments, model_arguments: ModelArguments) -> None:
@@ -302,10 +298,9 @@ def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, see
     end_id = model_end_id(config, tokenizer, new=new)
     loaded = FlowData(task, tokenizer, texts, texts, evaluation_rows(splits, data.max_eval_samples), end_id=end_id)
     loaded.fill_canvas = choose_canvas(loaded, data.fill_canvas, config)
-    loaded.spelled = config.canvas_from_source and knows_words_and_letters(tokenizer)
     # 4. Their tokens.
     if task.redraw:
-        loaded.train = RedrawnPairs(texts, task, tokenizer, seed=seed, end_id=end_id, spelled=loaded.spelled)
+        loaded.train = RedrawnPairs(texts, task, tokenizer, seed=seed, end_id=end_id)
     else:
         loaded.train = loaded.tokenize(texts)
     return loaded
