@@ -1,4 +1,4 @@
-"""Byte-level tokenizers trained with `tokenizers`, and the tokenisation of source-target pairs."""
+"""Byte-level BPE trained with `tokenizers`, and the tokenisation of source-target pairs."""
 
 import logging
 import re
@@ -17,25 +17,26 @@ SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
 
 
-def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, model_max_length: int, *, whole_words: bool = False
-) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int) -> PreTrainedTokenizerFast:
     """
-    Byte-level tokenizer that ends every text with EOS, ids 0..3 being pad, BOS, EOS and mask.
+    Byte-level BPE that ends every text with EOS, ids 0..3 being pad, BOS, EOS and mask.
 
     Args:
-        texts: what to learn the vocabulary from.
+        texts: what to learn the merges from.
         vocab_size: size of the vocabulary, special tokens and the 256 bytes included.
         model_max_length: where `truncation=True` cuts.
-        whole_words: whether a frequent word is one token and any other as many as it has bytes, so that a misspelled
-            word arrives letter by letter; by default frequent parts of words are tokens (BPE).
     """
-    trained = _train_words(texts, vocab_size) if whole_words else _train_parts_of_words(texts, vocab_size)
-    tokenizer = Tokenizer(trained)
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
     eos = SPECIAL_TOKENS["eos_token"]
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS.values()))
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {eos}", pair=f"$A {eos} $B:1 {eos}:1", special_tokens=[(eos, tokenizer.token_to_id(eos))]
     )
@@ -46,31 +47,6 @@ def train_tokenizer(
         model_input_names=["input_ids", "attention_mask"],
         **SPECIAL_TOKENS,
     )
-
-
-def _train_parts_of_words(texts: Iterable[str], vocab_size: int) -> models.BPE:
-    """BPE over bytes."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS.values()),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer.model
-
-
-def _train_words(texts: Iterable[str], vocab_size: int) -> models.BPE:
-    """The most frequent words, and bytes for all others: a BPE without merges that looks words up first."""
-    counter = Tokenizer(models.WordLevel())
-    counter.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    counter.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=vocab_size, show_progress=False))
-    words = sorted(counter.get_vocab().items(), key=lambda entry: entry[1])
-    bytes_first = [*SPECIAL_TOKENS.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    entries = list(dict.fromkeys([*bytes_first, *(word for word, _ in words)]))[: max(vocab_size, len(bytes_first))]
-    return models.BPE({entry: place for place, entry in enumerate(entries)}, [], ignore_merges=True)
 
 
 def fitting_vocab_size(texts: Iterable[str]) -> int:

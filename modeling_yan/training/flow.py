@@ -119,13 +119,6 @@ class FlowDataArguments(PairArguments):
             "as they have frequent words."
         },
     )
-    whole_words: bool = field(
-        default=False,
-        metadata={
-            "help": "Give that tokenizer frequent words as one token each and all others letter by letter, for a model "
-            "that mends spelling; by default frequent parts of words are tokens."
-        },
-    )
     num_samples: int = field(default=4, metadata={"help": "Answers shown and kept at each evaluation."})
     plots: bool = field(default=False, metadata={"help": "Draw losses, expert usage and latents at the end."})
     use_lora: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of the weights."})
@@ -185,8 +178,6 @@ def check_flow_arguments(data: FlowDataArguments, model_arguments: ModelArgument
             f"train_tokenizer={data.train_tokenizer} is for a new model; leave it out, or leave {trained_before!r} out "
             "(tokenizer_name, model_name_or_path, encoder)"
         )
-    if data.whole_words and trained_before:
-        raise ValueError(f"whole_words is for a new tokenizer, and {trained_before!r} has one; leave either out")
     if data.use_lora and model_arguments.model_name_or_path is None:
         raise ValueError("use_lora trains an adapter of a model that is there; give model_name_or_path, too")
 
@@ -228,18 +219,16 @@ def give_away(labels: Collection[list[int]]) -> bool:
     return are_few(answers) and len({len(ids) for ids in answers}) > 1
 
 
-def train_own_tokenizer(texts: Dataset, size: int | None, *, whole_words: bool = False) -> PreTrainedTokenizerBase:
+def train_own_tokenizer(texts: Dataset, size: int | None) -> PreTrainedTokenizerBase:
     """
     A tokenizer for what the rows read and write, said in one line.
 
     Args:
         texts: columns `source` and `target`.
         size: entries; `fitting_vocab_size` by default.
-        whole_words: see `train_tokenizer`.
     """
     read = task_texts(texts)[:TOKENIZER_TEXTS]
-    size = size or fitting_vocab_size(read)
-    tokenizer = train_tokenizer(read, size, MOST_POSITIONS, whole_words=whole_words)
+    tokenizer = train_tokenizer(read, size or fitting_vocab_size(read), MOST_POSITIONS)
     say(f"tokenizer: {len(tokenizer):,} entries, trained on {len(read):,} texts")
     return tokenizer
 
@@ -284,7 +273,7 @@ def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, see
     task, splits = load_pairs(data, mask_token, seed)
     texts = splits["train"]
     if tokenizer is None:
-        tokenizer = train_own_tokenizer(texts, data.train_tokenizer, whole_words=data.whole_words)
+        tokenizer = train_own_tokenizer(texts, data.train_tokenizer)
     set_truncation_side(tokenizer, task.truncation_side)
     if data.targets == "typical":
         texts = typical_targets(texts)
