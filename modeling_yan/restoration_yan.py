@@ -10,15 +10,18 @@ A model's answer never replaces the text. It is compared with what the model rea
 that keep what must be kept become edits of the text. All else stands as it was, white space included, to the byte.
 """
 
+import functools
 import math
+import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from .canvas_yan import text_room
 from .input_checks_yan import check_number
+from .lexicon_yan import Lexicon, TokenizerWords
 from .text_changes_yan import (
     OTHER_SIGNS,
     Answer,
@@ -33,9 +36,11 @@ from .text_changes_yan import (
     without_lone_quotes,
 )
 from .text_windows_yan import LINE_BREAK, Window, breaks_before, cut_windows, fenced_spans, list_marks, word_spans
-from .words_yan import edit_distance
+from .words_yan import edit_distance, word_key
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")
+# A tokenizer with fewer entries knows letters and parts of words, and is no lexicon.
+MOST_LETTERS = 1000
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ def restore(
     max_edit: float | None = 0.4,
     max_word_edit: float | None = 0.7,
     min_confidence: float | None = None,
-    min_spelling_confidence: float | None = 0.7,
+    min_spelling_confidence: float | None = 0.5,
+    lexicon: str | Lexicon | None = "model",
     keep: str | re.Pattern | None = OTHER_SIGNS,
     window: int | None = None,
     overlap: int | None = None,
@@ -160,6 +166,11 @@ def restore(
             probable token is less probable stays as it was.
         min_spelling_confidence: the same for a change of letters, not of case, marks and spaces alone; without effect
             for a model that tells no confidences.
+        lexicon: which words there are. A word that is none, and one typing error away from one, is mended before the
+            model reads it (`Lexicon.meant`), where most of the words around it are known. A change of letters may
+            write words of it and words that the text holds, and no others. "model" stands for the lexicon beside the
+            model (lexicon.txt), and where there is none for the words that the tokenizer has whole, if it is one of
+            words (`MOST_LETTERS`), which mend nothing by themselves. None: no lexicon.
         keep: a regular expression for strings that no change may lose, add or alter. By default signs beyond Latin
             letters and usual punctuation; pass None for a model of another script.
         window: most tokens that the model reads at once, EOS included; by default three quarters of what it has room
@@ -176,6 +187,10 @@ def restore(
     """
     _check_parts(model, tokenizer, text, generate_kwargs)
     limits = Limits(max_edit, max_word_edit, min_confidence, min_spelling_confidence, _pattern(keep))
+    lexicon, allowed = _find_lexicon(lexicon, model, tokenizer)
+    if allowed is not None:
+        of_text = {word_key(word) for word in plain_signs(text).split()}
+        limits = replace(limits, is_word=lambda word: word in of_text or word in allowed)
     check_number("seed", seed, allowed=lambda x: True, expected="a whole number", whole=True)
     window, overlap = _check(model, tokenizer, limits, window, overlap, batch_size)
     # 1.
@@ -189,9 +204,10 @@ def restore(
     words = [plain_signs(text[start:end]) for start, end in spans]
     sources = {part: " ".join(words[part.start : part.end]) for run in runs for part in run}
     options = {"batch_size": batch_size, "seed": seed, **generate_kwargs}
-    written = _write(model, tokenizer, sorted(set(sources.values())), **options)
+    read = {source: source if lexicon is None else lexicon.mended(source) for source in sources.values()}
+    written = _write(model, tokenizer, sorted(set(read.values())), **options)
     # 3.
-    answers = {source: _answer(tokenizer, source, written[source], limits) for source in set(sources.values())}
+    answers = {source: _answer(tokenizer, source, written[read[source]], limits) for source in read}
     # 4. and 5.
     edits, pieces = [], []
     for run in runs:
@@ -229,6 +245,27 @@ def _pattern(keep: object) -> re.Pattern | None:
         return re.compile(keep)
     except re.error as error:
         raise ValueError(f"keep={keep!r} is no regular expression: {error}") from error
+
+
+def _find_lexicon(given: object, model, tokenizer) -> tuple[Lexicon | None, Container[str] | None]:
+    """What mends words, and which words a change of letters may write; None for no limit."""
+    if given is None or isinstance(given, Lexicon):
+        return given, given
+    if given != "model":
+        raise ValueError(f"lexicon={given!r:.60} must be a Lexicon, 'model' for that beside the model, or None")
+    config = getattr(model, "config", None)
+    name = getattr(model, "name_or_path", None) or getattr(config, "_name_or_path", None)
+    revision = getattr(config, "_commit_hash", None)
+    # A name that is no folder is one of the Hub's only if the model came from there.
+    found = _lexicon_beside(str(name), revision) if name and (os.path.isdir(name) or revision) else None
+    if found is None and len(tokenizer) >= MOST_LETTERS:
+        return None, TokenizerWords(tokenizer)
+    return found, found
+
+
+@functools.lru_cache(maxsize=8)
+def _lexicon_beside(name: str, revision: str | None) -> Lexicon | None:
+    return Lexicon.from_pretrained(name, revision=revision)
 
 
 def _check(model, tokenizer, limits: Limits, window, overlap, batch_size) -> tuple[int, int]:

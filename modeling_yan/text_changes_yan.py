@@ -5,11 +5,11 @@ are joined. Pure functions on words.
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from .text_windows_yan import Window
-from .words_yan import align_words, edit_distance, protected_strings, word_key
+from .words_yan import EDGES, align_words, edit_distance, protected_strings, word_key
 
 # Signs that a model for Latin letters does not write: other scripts, emoji, control characters.
 OTHER_SIGNS = re.compile(r"[^\u0020-\u007e\u00a0-\u024f\u2010-\u2027\u2030-\u205e\u20a0-\u20bf\u2122]")
@@ -18,19 +18,22 @@ PLAIN_SIGNS = str.maketrans(
     {**dict.fromkeys("’‘ʼ", "'"), **dict.fromkeys("“”„", '"'), **dict.fromkeys("–—−", "-"), "…": "..."}
 )
 SIGN = re.compile(r"\.\.\.|[-'\"’‘ʼ“”„–—−…]")
+# Marks that a change may bring to a word whose letters it may not change.
+SENTENCE_MARKS = frozenset(".,?!:;'\"")
 # What bytes are decoded to that are no character.
 BROKEN = "\ufffd"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a piece and an edit must keep; see `restore`."""
+    """What a piece and an edit must keep; see `restore`. `is_word` is asked of words without case and marks."""
 
     max_edit: float | None
     max_word_edit: float | None
     min_confidence: float | None
     min_spelling_confidence: float | None
     keep: re.Pattern | None
+    is_word: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,10 @@ def _has_an_empty_side(span: tuple[int, int, int, int]) -> bool:
 
 
 def safe_changes(words: Sequence[str], changes: Sequence[Change], limits: Limits) -> list[Change]:
-    """Those of the changes to these words that alter nothing that must stay, and are within the limits."""
+    """
+    Those of the changes to these words that alter nothing that must stay, and are within the limits. Of a change whose
+    letters are not, capitals and marks are made.
+    """
     source, starts = " ".join(words), [0]
     for word in words:
         starts.append(starts[-1] + len(word) + 1)
@@ -118,14 +124,36 @@ def safe_changes(words: Sequence[str], changes: Sequence[Change], limits: Limits
         start, end = starts[change.start], starts[change.end] - 1
         touched = [(max(a, start), min(b, end)) for a, b in protected if a < end and b > start]
         old = sorted(source[a:b] for a, b in touched)
-        new = sorted(change.replacement[a:b] for a, b, _ in protected_strings(change.replacement))
-        # A string that goes on in the words around a change cannot be compared.
-        if protected.issuperset(touched) and old == new and _within(source[start:end], change, limits):
-            kept.append(change)
+        for attempt in (change, without_new_letters(words[change.start : change.end], change)):
+            new = sorted(attempt.replacement[a:b] for a, b, _ in protected_strings(attempt.replacement))
+            # A string that goes on in the words around a change cannot be compared.
+            if protected.issuperset(touched) and old == new and _within(source[start:end], attempt, limits):
+                kept.append(attempt)
+                break
     return kept
 
 
+def without_new_letters(words: Sequence[str], change: Change) -> Change:
+    """The change of capitals and marks that a change to these words makes; where it joins or parts words, none."""
+    replacements = change.replacement.split()
+    if len(words) != len(replacements):
+        return replace(change, replacement=" ".join(words))
+    return replace(change, replacement=" ".join(map(_with_letters_of, words, replacements)))
+
+
+def _with_letters_of(word: str, replacement: str) -> str:
+    core, new = word.strip(EDGES), replacement.strip(EDGES)
+    if not core or not new:
+        return word
+    before, _, after = replacement.partition(new)
+    if not SENTENCE_MARKS.issuperset(before + after + word.replace(core, "", 1)):
+        return word
+    return before + (core[0].upper() + core[1:] if new[0].isupper() else core) + after
+
+
 def _within(source: str, change: Change, limits: Limits) -> bool:
+    if change.replacement == source:
+        return False
     if limits.min_confidence is not None and (change.confidence or 0.0) < limits.min_confidence:
         return False
     if change.replacement.count(BROKEN) > source.count(BROKEN):
@@ -142,6 +170,8 @@ def _within(source: str, change: Change, limits: Limits) -> bool:
         return True
     least = limits.min_spelling_confidence
     if least is not None and change.confidence is not None and change.confidence < least:
+        return False
+    if limits.is_word is not None and not all(map(limits.is_word, map(word_key, change.replacement.split()))):
         return False
     return limits.max_word_edit is None or edit_distance(*letters) <= limits.max_word_edit * max(map(len, letters))
 
@@ -204,4 +234,5 @@ __all__ = [
     "safe_changes",
     "with_signs_of",
     "without_lone_quotes",
+    "without_new_letters",
 ]

@@ -357,7 +357,8 @@ def test_what_is_unsure_stays(tokenizer):
 
     text = "where is The station"
     model = FakeModel(tokenizer, lambda source: source.replace("The", "the").replace("where", "There"), score)
-    assert restore(model, tokenizer, text).text == "where is the station"
+    # Of a change whose letters are unsure, the capital is made.
+    assert restore(model, tokenizer, text).text == "Where is the station"
     found = restore(model, tokenizer, text, min_spelling_confidence=0.1)
     assert found == restore(model, tokenizer, text, min_spelling_confidence=None)
     assert found.text == "There is the station"
@@ -370,7 +371,7 @@ def test_what_is_unsure_stays(tokenizer):
     shouting = FakeModel(
         tokenizer, lambda source: source.replace("where", "There").replace("station", "STATION"), score
     )
-    assert restore(shouting, tokenizer, "where is the station").text == "where is the STATION"
+    assert restore(shouting, tokenizer, "where is the station").text == "Where is the STATION"
     unsure = restore(model, tokenizer, text, min_confidence=0.91)
     assert (unsure.text, unsure.pieces[0].kept) == (text, "min_confidence")
     with pytest.raises(ValueError, match=r"min_confidence=0.2: this model tells no token_scores"):

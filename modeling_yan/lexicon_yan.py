@@ -1,0 +1,134 @@
+"""
+Words and how often they occur: which words a text may hold, and which one was meant where it holds another.
+
+    lexicon = Lexicon.count(texts)
+    "station" in lexicon                # True
+    lexicon.meant("staition")           # "station"
+    lexicon.mended("the new staition")  # "the new station"
+    lexicon.save_pretrained(folder)     # beside the model that restores such texts
+
+A word is in lower case, without the marks around it and without apostrophes (`word_key`).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from transformers.utils import cached_file
+
+from .words_yan import EDGES, word_key
+
+FILE = "lexicon.txt"
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+# Shorter words have too many neighbours.
+SHORTEST = 4
+
+
+class Lexicon:
+    """
+    Args:
+        counts: how often each word occurs.
+        least_meant: fewest occurrences of a word that stands for a misspelled one.
+    """
+
+    def __init__(self, counts: Mapping[str, int], least_meant: int = 5):
+        self.counts = dict(counts)
+        self.least_meant = least_meant
+
+    @classmethod
+    def count(cls, texts: Iterable[str], least: int = 2) -> "Lexicon":
+        """The words of clean texts that occur `least` times at least, and consist of letters."""
+        counts = Counter(word_key(word) for text in texts for word in text.split())
+        return cls({word: count for word, count in counts.most_common() if count >= least and word.isalpha()})
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, **options) -> "Lexicon | None":
+        """
+        The lexicon beside a model; None where there is none.
+
+        Args:
+            name_or_path: folder or Hub name.
+            **options: of `cached_file`, such as `revision` or `token`.
+
+        Raises:
+            ValueError: for a file that is no lexicon.
+        """
+        missing = ("entries", "connection_errors", "gated_repo")
+        path = cached_file(
+            name_or_path, FILE, **{f"_raise_exceptions_for_{kind}": False for kind in missing}, **options
+        )
+        if path is None:
+            return None
+        try:
+            lines = (line.split() for line in Path(path).read_text(encoding="utf-8").splitlines())
+            return cls({word: int(count) for word, count in lines})
+        except ValueError as error:
+            raise ValueError(f"{path} must hold a word and its number of occurrences a line: {error}") from error
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes lexicon.txt, a word and its count a line."""
+        lines = "".join(f"{word} {count}\n" for word, count in self.counts.items())
+        Path(folder, FILE).write_text(lines, encoding="utf-8")
+
+    def __contains__(self, word: str) -> bool:
+        return word in self.counts
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def meant(self, word: str) -> str | None:
+        """
+        The most frequent word that one typing error makes into this one: a letter too many, too few, another one, or
+        two that changed places (after Norvig 2007, How to write a spelling corrector). None for a word that is known,
+        short or has other signs than letters, and where there is no such word.
+        """
+        if word in self or len(word) < SHORTEST or not (word.isalpha() and word.isascii()):
+            return None
+        best = max(one_edit_from(word), key=lambda near: self.counts.get(near, 0))
+        return best if self.counts.get(best, 0) >= self.least_meant else None
+
+    def mended(self, text: str) -> str:
+        """
+        A text, words parted by single spaces, whose unknown words are what was meant, where most of its words are
+        known: one of another language stays as it is. So do words with a capital, which may be names.
+        """
+        words = text.split(" ")
+        keys = [key for key in map(word_key, words) if key.isalpha()]
+        if 2 * sum(key in self for key in keys) <= len(keys):
+            return text
+        return " ".join(map(self._mended_word, words))
+
+    def _mended_word(self, word: str) -> str:
+        core = word.strip(EDGES)
+        meant = self.meant(core) if core.islower() else None
+        return word if meant is None else word.replace(core, meant, 1)
+
+
+class TokenizerWords:
+    """The words that a tokenizer has whole, in lower case or with a capital."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.known: dict[str, bool] = {}
+
+    def __contains__(self, word: str) -> bool:
+        if word not in self.known:
+            forms = (f" {word}", f" {word.capitalize()}")
+            self.known[word] = any(len(self.tokenizer.tokenize(form)) == 1 for form in forms)
+        return self.known[word]
+
+
+def one_edit_from(word: str) -> Iterator[str]:
+    """All that one letter more, less or another makes of a word, or two neighbours that change places."""
+    for place in range(len(word) + 1):
+        before, after = word[:place], word[place:]
+        if after:
+            yield before + after[1:]
+            yield from (before + letter + after[1:] for letter in LETTERS)
+        if len(after) > 1:
+            yield before + after[1] + after[0] + after[2:]
+        yield from (before + letter + after for letter in LETTERS)
+
+
+__all__ = ["Lexicon", "TokenizerWords"]
