@@ -8,7 +8,8 @@ tables. Every system is scored on the same texts with the same errors.
 
 YAN runs as torch and as graphs in ONNX Runtime, BART-shaped baselines in CTranslate2 (float32 and int8, greedy, up to
 the end of the text); float32 texts are compared with transformers' own `generate()` first. A deep encoder with one
-decoder layer and random weights is timed, too.
+decoder layer and random weights is timed, too. Where the YAN has a lexicon, it is scored alone and in front of the
+baselines.
 """
 
 import argparse
@@ -28,7 +29,12 @@ from modeling_yan.common.reports import machine, read_report, write_report
 from modeling_yan.data.loading import first_rows, load_data, select_split
 from modeling_yan.data.tasks import Task
 from modeling_yan.evaluation.restoration import score_restoration
-from modeling_yan.evaluation.restoration_systems import checked_restorer, tagger_restorer, untrained_restorers
+from modeling_yan.evaluation.restoration_systems import (
+    checked_restorer,
+    lexicon_restorer,
+    tagger_restorer,
+    untrained_restorers,
+)
 from modeling_yan.evaluation.text_writers import (
     Writer,
     check_same,
@@ -39,6 +45,7 @@ from modeling_yan.evaluation.text_writers import (
     time_calls,
     yan_writer,
 )
+from modeling_yan.lexicon_yan import Lexicon
 from modeling_yan.serving.graph_writers import yan_graph_writers
 
 SHOWN = {
@@ -64,16 +71,20 @@ def test_rows(dataset_name: str, task: Task, count: int) -> Dataset:
     return task.build(first_rows(rows, count))
 
 
-def yan_systems(folder: str, longest: int) -> dict[str, Writer]:
-    """A YAN as torch, and as graphs of one step, in float32 and in int8."""
+def yan_systems(folder: str, longest: int, lexicon: Lexicon | None) -> dict[str, Writer]:
+    """A YAN as torch, with and without its lexicon, and as graphs of one step, in float32 and in int8."""
     tokenizer, model = read_tokenizer(folder), read_model(YanForConditionalGeneration, folder, dtype=torch.float32)
     options = {"num_inference_steps": 1}
     graphs = yan_graph_writers(model, tokenizer, longest)
-    return {
+    systems = {
         "YAN": yan_writer(model, tokenizer, longest, **options),
         "YAN, restore()": checked_restorer(model, tokenizer, **options),
         **{f"YAN, {name}": writer for name, writer in graphs.items()},
     }
+    if lexicon is not None:
+        systems["YAN, restore(lexicon=None)"] = checked_restorer(model, tokenizer, lexicon=None, **options)
+        systems["lexicon"] = lexicon_restorer(lexicon)
+    return systems
 
 
 def baseline_systems(folder: str, longest: int, texts: list[str]) -> dict[str, Writer]:
@@ -92,9 +103,13 @@ def baseline_systems(folder: str, longest: int, texts: list[str]) -> dict[str, W
 
 
 def build_systems(arguments: argparse.Namespace, longest: int, texts: list[str]) -> dict[str, Writer]:
-    systems = yan_systems(arguments.model, longest)
+    lexicon = Lexicon.from_pretrained(arguments.model)
+    systems = yan_systems(arguments.model, longest, lexicon)
     for folder in arguments.baselines:
-        systems |= baseline_systems(folder, longest, texts)
+        own = baseline_systems(folder, longest, texts)
+        systems |= own
+        if lexicon is not None:
+            systems |= {f"lexicon, then {name}": lexicon_restorer(lexicon, writer) for name, writer in own.items()}
     if arguments.tagger:
         tokenizer = read_tokenizer(arguments.tagger)
         model = read_model(AutoModelForTokenClassification, arguments.tagger, dtype=torch.float32)

@@ -8,7 +8,7 @@ few sentences, split by document.
 
 `--documents` takes data sets (a folder or Hub name, and a column behind a colon) and folders of Standard Ebooks, whose
 chapters are documents. Splits that a data set has stay; where it has one alone, `--held_out` of its documents go to
-validation and as many to test.
+validation and as many to test. The words of the training texts are written to lexicon.txt.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from modeling_yan.common.files import check_destination, whole_folder
 from modeling_yan.common.help import ScriptHelp
 from modeling_yan.data.loading import load_data
 from modeling_yan.data.windows import split_windows
+from modeling_yan.lexicon_yan import Lexicon
 
 # Pages of a Standard Ebook that are no text of its author.
 FRONT_AND_BACK = (
@@ -108,6 +109,7 @@ def main() -> None:
             # The first rows of a split are then from everywhere.
             random.Random(arguments.seed).shuffle(rows)
             Dataset.from_list(rows).to_parquet(folder / f"{split}.parquet")
+        Lexicon.count(row["text"] for row in texts.get("train", [])).save_pretrained(folder)
     for split, rows in texts.items():
         print(f"{split}: {len(rows):,} texts, {sum(len(row['text'].split()) for row in rows):,} words")
 

@@ -8,12 +8,23 @@ from modeling_yan.evaluation.baselines import shallow_decoder_baseline
 from modeling_yan.evaluation.ctranslate2_baselines import ctranslate2_baselines
 from modeling_yan.evaluation.tagger import tag_texts
 from modeling_yan.evaluation.text_writers import Writer
+from modeling_yan.lexicon_yan import Lexicon
 from modeling_yan.restoration_yan import restore
 
 
 def checked_restorer(model, tokenizer: PreTrainedTokenizerBase, **options) -> Writer:
     """What `restore` keeps of a YAN's answers, by its defaults; `options` are of `generate()`."""
     return lambda texts: [restore(model, tokenizer, text, **options).text for text in texts]
+
+
+def lexicon_restorer(lexicon: Lexicon, writer: Writer | None = None) -> Writer:
+    """Texts whose misspelled words a lexicon mends, or what a writer makes of these."""
+
+    def write(texts: Sequence[str]) -> list[str]:
+        mended = [lexicon.mended(text) for text in texts]
+        return mended if writer is None else writer(mended)
+
+    return write
 
 
 def tagger_restorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> Writer:

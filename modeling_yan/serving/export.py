@@ -33,6 +33,7 @@ from modeling_yan.common.files import check_destination, whole_folder
 from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import check_config_file, read_model, read_tokenizer
 from modeling_yan.flow_matching_yan import sample_categorical, time_grid
+from modeling_yan.lexicon_yan import copy_lexicon
 from modeling_yan.mixers_yan import WHOLE_HEADS
 from modeling_yan.selective_scan_yan import EXPORTED_LENGTH
 from modeling_yan.serving.graph_folder import (
@@ -304,6 +305,7 @@ def export(
     manifest.write(folder)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
+    copy_lexicon(model, folder)
     return manifest
 
 

@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 from modeling_yan import YanConfig
 from modeling_yan.generation_options_yan import GenerationOptions
 from modeling_yan.generation_yan import YanGenerationMixin
+from modeling_yan.lexicon_yan import copy_lexicon
 from modeling_yan.sampling_yan import SamplingOptions
 from modeling_yan.serving.graph_folder import ENCODER, MANIFEST, Manifest, canvas_graph
 
@@ -82,7 +83,7 @@ class YanOrtForConditionalGeneration(YanGenerationMixin):
         return cls(config, GenerationConfig.from_pretrained(folder), sessions, manifest, folder)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Copies the graphs, and writes config and generation options as they are now."""
+        """Copies the graphs and the lexicon, and writes config and generation options as they are now."""
         target = Path(save_directory)
         target.mkdir(parents=True, exist_ok=True)
         for name in (MANIFEST, *self.manifest.files):
@@ -90,6 +91,7 @@ class YanOrtForConditionalGeneration(YanGenerationMixin):
                 shutil.copyfile(self.folder / name, target / name)
         self.config.save_pretrained(target)
         self.generation_config.save_pretrained(target)
+        copy_lexicon(self, target)
 
     def can_generate(self) -> bool:
         return True

@@ -18,6 +18,8 @@ PLAIN_SIGNS = str.maketrans(
     {**dict.fromkeys("’‘ʼ", "'"), **dict.fromkeys("“”„", '"'), **dict.fromkeys("–—−", "-"), "…": "..."}
 )
 SIGN = re.compile(r"\.\.\.|[-'\"’‘ʼ“”„–—−…]")
+# Marks that a change may bring to a word whose letters it may not change.
+SENTENCE_MARKS = frozenset(".,?!:;'\"")
 # What bytes are decoded to that are no character.
 BROKEN = "\ufffd"
 
@@ -144,6 +146,8 @@ def _with_letters_of(word: str, replacement: str) -> str:
     if not core or not new:
         return word
     before, _, after = replacement.partition(new)
+    if not SENTENCE_MARKS.issuperset(before + after + word.replace(core, "", 1)):
+        return word
     return before + (core[0].upper() + core[1:] if new[0].isupper() else core) + after
 
 

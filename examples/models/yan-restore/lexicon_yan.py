@@ -10,7 +10,9 @@ Words and how often they occur: which words a text may hold, and which one was m
 A word is in lower case, without the marks around it and without apostrophes (`word_key`).
 """
 
+import functools
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -54,17 +56,20 @@ class Lexicon:
         Raises:
             ValueError: for a file that is no lexicon.
         """
-        missing = ("entries", "connection_errors", "gated_repo")
-        path = cached_file(
-            name_or_path, FILE, **{f"_raise_exceptions_for_{kind}": False for kind in missing}, **options
-        )
+        path = lexicon_file(name_or_path, **options)
         if path is None:
             return None
         try:
-            lines = (line.split() for line in Path(path).read_text(encoding="utf-8").splitlines())
+            lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
             return cls({word: int(count) for word, count in lines})
         except ValueError as error:
             raise ValueError(f"{path} must hold a word and its number of occurrences a line: {error}") from error
+
+    @classmethod
+    def of_model(cls, model) -> "Lexicon | None":
+        """The lexicon beside the folder or repository that a model was loaded from."""
+        found = place_of(model)
+        return None if found is None else _kept(*found)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes lexicon.txt, a word and its count a line."""
@@ -119,6 +124,35 @@ class TokenizerWords:
         return self.known[word]
 
 
+@functools.lru_cache(maxsize=8)
+def _kept(name: str, revision: str | None) -> Lexicon | None:
+    return Lexicon.from_pretrained(name, revision=revision)
+
+
+def place_of(model) -> tuple[str, str | None] | None:
+    """Folder, or name and revision on the Hub, that a model was loaded from; None for one that is new."""
+    config = getattr(model, "config", None)
+    name = str(getattr(model, "name_or_path", None) or getattr(config, "_name_or_path", None) or "")
+    revision = getattr(config, "_commit_hash", None)
+    # A name that is no folder is one of the Hub's only if the model came from there.
+    return (name, revision) if name and (os.path.isdir(name) or revision) else None
+
+
+def lexicon_file(name_or_path: str | os.PathLike, **options) -> Path | None:
+    """The file of the lexicon beside a model; `options` are those of `cached_file`."""
+    quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "connection_errors", "gated_repo")}
+    path = cached_file(name_or_path, FILE, **quiet, **options)
+    return None if path is None else Path(path)
+
+
+def copy_lexicon(model, folder: Path) -> None:
+    """Puts the lexicon beside a model into a folder that the model is saved to, where there is one."""
+    found = place_of(model)
+    file = None if found is None else lexicon_file(found[0], revision=found[1])
+    if file is not None and file.resolve() != (folder / FILE).resolve():
+        shutil.copyfile(file, folder / FILE)
+
+
 def one_edit_from(word: str) -> Iterator[str]:
     """All that one letter more, less or another makes of a word, or two neighbours that change places."""
     for place in range(len(word) + 1):
@@ -131,4 +165,4 @@ def one_edit_from(word: str) -> Iterator[str]:
         yield from (before + letter + after for letter in LETTERS)
 
 
-__all__ = ["Lexicon", "TokenizerWords"]
+__all__ = ["Lexicon", "TokenizerWords", "copy_lexicon"]

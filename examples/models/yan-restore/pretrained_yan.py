@@ -14,6 +14,7 @@ from transformers.utils import cached_file, logging
 from .configuration_yan import YanConfig
 from .flow_layers_yan import YanModulation
 from .layers_yan import YanCopyBias, YanEncoderLayer
+from .lexicon_yan import copy_lexicon
 from .mixers_yan import YanAttention, YanMambaDirection, YanNearIdentity
 from .model_card_yan import model_card
 from .velocity_field_yan import YanExperts
@@ -138,13 +139,14 @@ class YanPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
         """
         As in transformers, and complete: the code that loads the folder with `trust_remote_code=True` is saved with it,
-        which the library does for a class with a single Auto class only, and never for pipelines; and a README.md where
-        there is none.
+        which the library does for a class with a single Auto class only, and never for pipelines; so are the lexicon
+        beside the model, if any, and a README.md where there is none.
         """
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             folder = Path(save_directory)
             self._save_code(folder)
+            copy_lexicon(self, folder)
             if not (folder / "README.md").exists():
                 (folder / "README.md").write_text(model_card(self, folder.resolve().name), encoding="utf-8")
 
@@ -158,6 +160,7 @@ class YanPreTrainedModel(PreTrainedModel):
             "configuration_yan.py",
             "pipeline_yan.py",
             "restoration_yan.py",
+            "lexicon_yan.py",
             "text_changes_yan.py",
             "text_windows_yan.py",
             "words_yan.py",

@@ -10,9 +10,7 @@ A model's answer never replaces the text. It is compared with what the model rea
 that keep what must be kept become edits of the text. All else stands as it was, white space included, to the byte.
 """
 
-import functools
 import math
-import os
 import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
@@ -253,19 +251,10 @@ def _find_lexicon(given: object, model, tokenizer) -> tuple[Lexicon | None, Cont
         return given, given
     if given != "model":
         raise ValueError(f"lexicon={given!r:.60} must be a Lexicon, 'model' for that beside the model, or None")
-    config = getattr(model, "config", None)
-    name = getattr(model, "name_or_path", None) or getattr(config, "_name_or_path", None)
-    revision = getattr(config, "_commit_hash", None)
-    # A name that is no folder is one of the Hub's only if the model came from there.
-    found = _lexicon_beside(str(name), revision) if name and (os.path.isdir(name) or revision) else None
+    found = Lexicon.of_model(model)
     if found is None and len(tokenizer) >= MOST_LETTERS:
         return None, TokenizerWords(tokenizer)
     return found, found
-
-
-@functools.lru_cache(maxsize=8)
-def _lexicon_beside(name: str, revision: str | None) -> Lexicon | None:
-    return Lexicon.from_pretrained(name, revision=revision)
 
 
 def _check(model, tokenizer, limits: Limits, window, overlap, batch_size) -> tuple[int, int]:

@@ -1,0 +1,134 @@
+"""Words and their counts: what was meant, what stays, and how the file goes along with a model."""
+
+import pytest
+
+from modeling_yan import restore
+from modeling_yan.data.tokenization import train_tokenizer
+from modeling_yan.lexicon_yan import FILE, Lexicon, TokenizerWords, copy_lexicon
+
+from .helpers import tiny_model
+
+WORDS = {"the": 90, "where": 40, "there": 50, "station": 20, "nation": 30, "is": 80, "rare": 2, "cafe": 9}
+
+
+@pytest.fixture
+def lexicon() -> Lexicon:
+    return Lexicon(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("statoin", "station"),  # two letters that changed places
+        ("staion", "station"),
+        ("stationn", "station"),
+        ("statiom", "station"),
+        ("tation", "nation"),  # the more frequent of two
+        ("there", None),
+        ("stoitan", None),  # two errors
+        ("teh", None),  # short
+        ("rarer", None),  # what is rare itself stands for nothing
+        ("café", None),
+        ("stat1on", None),
+    ],
+)
+def test_the_most_frequent_word_one_error_away_is_meant(lexicon, word, meant):
+    assert lexicon.meant(word) == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        ("where is the statoin", "where is the station"),
+        ('"where is the statoin?', '"where is the station?'),
+        # What may be a name, and a text most of whose words are unknown.
+        ("where is Statoin", "where is Statoin"),
+        ("wo ist der statoin the", "wo ist der statoin the"),
+        ("where  is the statoin", "where  is the station"),
+        ("statoin_2 is there", "statoin_2 is there"),
+        ("", ""),
+    ],
+)
+def test_unknown_words_of_a_known_language_are_mended(lexicon, text, mended):
+    assert lexicon.mended(text) == mended
+
+
+def test_words_are_counted_without_case_and_marks():
+    lexicon = Lexicon.count(["The station, 42 times.", "the STATION!", "once"])
+    assert lexicon.counts == {"the": 2, "station": 2}
+    assert "station" in lexicon
+    assert "once" not in lexicon
+    assert len(lexicon) == 2
+
+
+def test_a_lexicon_is_saved_and_read_and_goes_along_with_its_model(lexicon, tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    lexicon.save_pretrained(tmp_path / "first")
+    assert Lexicon.from_pretrained(tmp_path / "first").counts == WORDS
+    assert Lexicon.from_pretrained(tmp_path / "second") is None
+    model = tiny_model()
+    assert Lexicon.of_model(model) is None
+    copy_lexicon(model, tmp_path / "second")
+    assert not (tmp_path / "second" / FILE).exists()
+    model.save_pretrained(tmp_path / "first")
+    loaded = type(model).from_pretrained(tmp_path / "first")
+    assert Lexicon.of_model(loaded).counts == WORDS
+    loaded.save_pretrained(tmp_path / "second")
+    assert Lexicon.from_pretrained(tmp_path / "second").counts == WORDS
+
+
+def test_a_file_that_is_no_lexicon_is_named(tmp_path):
+    (tmp_path / FILE).write_text("the 3\nstation\n")
+    with pytest.raises(ValueError, match=r"lexicon\.txt must hold a word and its number of occurrences a line"):
+        Lexicon.from_pretrained(tmp_path)
+
+
+def test_the_words_of_a_tokenizer():
+    words = TokenizerWords(train_tokenizer(["where is the Station"] * 20, 400, 32))
+    assert "where" not in words  # it begins the text and has no space before it
+    assert "is" in words
+    assert "station" in words
+    assert "nation" not in words
+
+
+class Copies:
+    """A model that writes what it reads, or what a function makes of that."""
+
+    def __init__(self, tokenizer, rewrite=str):
+        self.tokenizer, self.rewrite, self.read = tokenizer, rewrite, []
+
+    def generate(self, input_ids, attention_mask, **options):
+        texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in input_ids]
+        self.read += texts
+        return self.tokenizer([self.rewrite(text) for text in texts], return_tensors="pt", padding=True)["input_ids"]
+
+
+def test_restore_mends_what_the_model_reads_and_makes_edits_of_it(lexicon):
+    tokenizer = train_tokenizer([], 260, 64)
+    model = Copies(tokenizer, str.capitalize)
+    restored = restore(model, tokenizer, "where is the statoin\n\nStatoin", lexicon=lexicon)
+    assert restored.text == "Where is the station\n\nStatoin"
+    assert model.read[0].startswith(("where is the station", "Statoin"))
+    assert [edit.replacement for edit in restored.edits] == ["Where", "station"]
+    assert restore(model, tokenizer, "where is the statoin", lexicon=None).text == "Where is the statoin"
+
+
+def test_restore_lets_changes_of_letters_write_known_words_alone(lexicon):
+    tokenizer = train_tokenizer([], 260, 64)
+
+    def mend(text: str) -> str:
+        return text.replace("where", "There,").replace("kubali", "Kublai.").replace("thee", "zee")
+
+    text = "where is thee kubali the station Kublai is there"
+    restored = restore(Copies(tokenizer, mend), tokenizer, text, lexicon=Lexicon({**WORDS, "thee": 1}))
+    # "there" is a word, "kublai" one of the text, "zee" none.
+    assert restored.text == "There, is thee Kublai. the station Kublai is there"
+    unknown = restore(Copies(tokenizer, lambda text: text.replace("where", "Weer,")), tokenizer, text, lexicon=lexicon)
+    assert unknown.text.startswith("Where, is the")
+
+
+def test_a_lexicon_that_is_none_is_refused():
+    tokenizer = train_tokenizer([], 260, 64)
+    with pytest.raises(ValueError, match=r"lexicon=\['the'\] must be a Lexicon, 'model'"):
+        restore(Copies(tokenizer), tokenizer, "where", lexicon=["the"])
