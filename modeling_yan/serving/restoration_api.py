@@ -1,5 +1,7 @@
 """`POST /v1/restore`: what a request may hold, and what is answered."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modeling_yan.restoration_yan import Restoration
@@ -20,6 +22,7 @@ class RestorationRequest(BaseModel):
     max_word_edit: float | None = None
     min_confidence: float | None = None
     min_spelling_confidence: float | None = None
+    lexicon: Literal["model"] | None = "model"
     split_lines: bool = False
     num_inference_steps: int = 1
     seed: int = Field(0, ge=0, lt=2**63)

@@ -31,6 +31,7 @@ def engine() -> Engine:
         ({}, "text", "text is missing"),
         ({"text": ["a"]}, "text", "valid string"),
         ({"text": "a" * 101}, "text", "text has 101 characters, at most 100"),
+        ({"text": "a", "lexicon": ["b"]}, "lexicon", "should be 'model'"),
         ({"text": "a", "keep": ".*"}, "keep", "no field of this request"),
         ({"text": "a", "max_edit": "0.4"}, "max_edit", "valid number"),
         ({"text": "a", "num_inference_steps": 33}, "num_inference_steps", "must be 1 to 32"),
@@ -46,7 +47,8 @@ def test_refusals_name_the_field(fields, param, message):
 
 def test_only_what_a_request_names_reaches_restore():
     assert read(text="a").options == {}
-    assert read(text="a", model="m", max_edit=None, seed=3).options == {"max_edit": None, "seed": 3}
+    options = {"max_edit": None, "lexicon": None, "seed": 3}
+    assert read(text="a", model="m", **options).options == options
 
 
 def test_the_engine_restores_as_the_function_does(engine):
