@@ -25,6 +25,8 @@ FILE = "lexicon.txt"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # Shorter words have too many neighbours.
 SHORTEST = 4
+# Share of unknown words up to which a text is misspelled, and beyond which it is of another language.
+MOST_UNKNOWN = 0.4
 
 
 class Lexicon:
@@ -93,16 +95,18 @@ class Lexicon:
         best = max(one_edit_from(word), key=lambda near: self.counts.get(near, 0))
         return best if self.counts.get(best, 0) >= self.least_meant else None
 
+    def knows(self, text: str) -> bool:
+        """Whether a text is of this lexicon's language: all of its words but one, or three of five, are in it."""
+        keys = [key for key in map(word_key, text.split()) if key.isalpha()]
+        unknown = sum(key not in self for key in keys)
+        return unknown <= max(1, MOST_UNKNOWN * len(keys))
+
     def mended(self, text: str) -> str:
         """
-        A text, words parted by single spaces, whose unknown words are what was meant, where most of its words are
-        known: one of another language stays as it is. So do words with a capital, which may be names.
+        A text, words parted by single spaces, whose unknown words are what was meant, if it is one of this language
+        (`knows`). Words with a capital stay, which may be names.
         """
-        words = text.split(" ")
-        keys = [key for key in map(word_key, words) if key.isalpha()]
-        if 2 * sum(key in self for key in keys) <= len(keys):
-            return text
-        return " ".join(map(self._mended_word, words))
+        return " ".join(map(self._mended_word, text.split(" "))) if self.knows(text) else text
 
     def _mended_word(self, word: str) -> str:
         core = word.strip(EDGES)

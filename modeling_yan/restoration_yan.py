@@ -165,10 +165,11 @@ def restore(
         min_spelling_confidence: the same for a change of letters, not of case, marks and spaces alone; without effect
             for a model that tells no confidences.
         lexicon: which words there are. A word that is none, and one typing error away from one, is mended before the
-            model reads it (`Lexicon.meant`), where most of the words around it are known. A change of letters may
-            write words of it and words that the text holds, and no others. "model" stands for the lexicon beside the
-            model (lexicon.txt), and where there is none for the words that the tokenizer has whole, if it is one of
-            words (`MOST_LETTERS`), which mend nothing by themselves. None: no lexicon.
+            model reads it (`Lexicon.meant`). A change of letters may write words of the lexicon and words that the
+            text holds, as many as there were. Of a piece of another language (`Lexicon.knows`) no letters change.
+            "model" stands for the lexicon beside the model (lexicon.txt), and where there is none for the words that
+            the tokenizer has whole, if it is one of words (`MOST_LETTERS`), which mend nothing by themselves. None:
+            no lexicon.
         keep: a regular expression for strings that no change may lose, add or alter. By default signs beyond Latin
             letters and usual punctuation; pass None for a model of another script.
         window: most tokens that the model reads at once, EOS included; by default three quarters of what it has room
@@ -205,7 +206,12 @@ def restore(
     read = {source: source if lexicon is None else lexicon.mended(source) for source in sources.values()}
     written = _write(model, tokenizer, sorted(set(read.values())), **options)
     # 3.
-    answers = {source: _answer(tokenizer, source, written[read[source]], limits) for source in read}
+    # Of another language no model knows the letters.
+    unspelled = replace(limits, is_word=lambda word: False)
+    answers = {}
+    for source, mended in read.items():
+        known = lexicon is None or lexicon.knows(source)
+        answers[source] = _answer(tokenizer, source, written[mended], limits if known else unspelled)
     # 4. and 5.
     edits, pieces = [], []
     for run in runs:

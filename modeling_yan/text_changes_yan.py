@@ -124,7 +124,8 @@ def safe_changes(words: Sequence[str], changes: Sequence[Change], limits: Limits
         start, end = starts[change.start], starts[change.end] - 1
         touched = [(max(a, start), min(b, end)) for a, b in protected if a < end and b > start]
         old = sorted(source[a:b] for a, b in touched)
-        for attempt in (change, without_new_letters(words[change.start : change.end], change)):
+        fallback = [] if touched else [without_new_letters(words[change.start : change.end], change)]
+        for attempt in (change, *fallback):
             new = sorted(attempt.replacement[a:b] for a, b, _ in protected_strings(attempt.replacement))
             # A string that goes on in the words around a change cannot be compared.
             if protected.issuperset(touched) and old == new and _within(source[start:end], attempt, limits):
@@ -171,8 +172,11 @@ def _within(source: str, change: Change, limits: Limits) -> bool:
     least = limits.min_spelling_confidence
     if least is not None and change.confidence is not None and change.confidence < least:
         return False
-    if limits.is_word is not None and not all(map(limits.is_word, map(word_key, change.replacement.split()))):
-        return False
+    if limits.is_word is not None:
+        words = change.replacement.split()
+        # Letters that change where words part or join are others by accident.
+        if len(words) != len(source.split()) or not all(map(limits.is_word, map(word_key, words))):
+            return False
     return limits.max_word_edit is None or edit_distance(*letters) <= limits.max_word_edit * max(map(len, letters))
 
 

@@ -53,6 +53,14 @@ def test_unknown_words_of_a_known_language_are_mended(lexicon, text, mended):
     assert lexicon.mended(text) == mended
 
 
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [("", True), ("statoin", True), ("the statoin", True), ("teh statoin", False), ("where is teh statoin the", True)],
+)
+def test_which_texts_are_of_its_language(lexicon, text, known):
+    assert lexicon.knows(text) == known
+
+
 def test_words_are_counted_without_case_and_marks():
     lexicon = Lexicon.count(["The station, 42 times.", "the STATION!", "once"])
     assert lexicon.counts == {"the": 2, "station": 2}
@@ -126,6 +134,28 @@ def test_restore_lets_changes_of_letters_write_known_words_alone(lexicon):
     assert restored.text == "There, is thee Kublai. the station Kublai is there"
     unknown = restore(Copies(tokenizer, lambda text: text.replace("where", "Weer,")), tokenizer, text, lexicon=lexicon)
     assert unknown.text.startswith("Where, is the")
+
+
+def test_no_letter_of_another_language_changes(lexicon):
+    tokenizer = train_tokenizer([], 260, 64)
+    model = Copies(tokenizer, lambda text: text.replace("wo ist", "Wo is").replace("zug", "zug?"))
+    assert restore(model, tokenizer, "wo ist der zug", lexicon=lexicon).text == "Wo ist der zug?"
+    assert restore(model, tokenizer, "wo ist der zug", lexicon=None).text == "Wo is der zug?"
+
+
+def test_no_word_becomes_two_others(lexicon):
+    tokenizer = train_tokenizer([], 260, 64)
+    model = Copies(tokenizer, lambda text: text.replace("rarely", "rare is").replace("isthe", "is the"))
+    assert (
+        restore(model, tokenizer, "isthe station rarely there", lexicon=lexicon).text == "is the station rarely there"
+    )
+
+
+def test_links_get_no_marks_of_a_refused_change(lexicon):
+    tokenizer = train_tokenizer([], 260, 64)
+    model = Copies(tokenizer, lambda text: text.replace("https://a.org", "Htps://b.org."))
+    text = "where is the station https://a.org"
+    assert restore(model, tokenizer, text, lexicon=lexicon).text == text
 
 
 def test_a_lexicon_that_is_none_is_refused():
