@@ -14,6 +14,7 @@ from transformers import (
 
 from modeling_yan.configuration_yan import YanConfig
 from modeling_yan.generation_yan import YanGenerateOutput
+from modeling_yan.lexicon_yan import Lexicon
 from modeling_yan.modeling_yan import (
     YanForConditionalGeneration,
     YanForMaskedLM,
@@ -42,6 +43,7 @@ AutoModelForTokenClassification.register(YanConfig, YanForTokenClassification, e
 AutoModelForQuestionAnswering.register(YanConfig, YanForQuestionAnswering, exist_ok=True)
 
 __all__ = [
+    "Lexicon",
     "Restoration",
     "YanConfig",
     "YanForConditionalGeneration",
