@@ -30,6 +30,9 @@ def lexicon() -> Lexicon:
         ("rarer", None),  # what is rare itself stands for nothing
         ("café", None),
         ("stat1on", None),
+        ("isthe", "is the"),  # two words, both frequent
+        ("israre", "is rare"),
+        ("isno", None),
     ],
 )
 def test_the_most_frequent_word_one_error_away_is_meant(lexicon, word, meant):
@@ -45,6 +48,7 @@ def test_the_most_frequent_word_one_error_away_is_meant(lexicon, word, meant):
         ("where is Statoin", "where is Statoin"),
         ("wo ist der statoin the", "wo ist der statoin the"),
         ("where  is the statoin", "where  is the station"),
+        ("where is the statoin's, isthe?", "where is the station's, is the?"),
         ("statoin_2 is there", "statoin_2 is there"),
         ("", ""),
     ],
@@ -59,6 +63,11 @@ def test_unknown_words_of_a_known_language_are_mended(lexicon, text, mended):
 )
 def test_which_texts_are_of_its_language(lexicon, text, known):
     assert lexicon.knows(text) == known
+
+
+def test_rare_words_are_not_taken_for_halves():
+    assert Lexicon({"the": 10**6, "rare": 10}).meant("therare") is None
+    assert Lexicon({"the": 10**6, "rare": 30}).meant("therare") == "the rare"
 
 
 def test_words_are_counted_without_case_and_marks():

@@ -25,6 +25,8 @@ FILE = "lexicon.txt"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # Shorter words have too many neighbours.
 SHORTEST = 4
+# Share of all words that each of two words has at least which were written as one.
+FREQUENT = 2e-5
 # Share of unknown words up to which a text is misspelled, and beyond which it is of another language.
 MOST_UNKNOWN = 0.4
 
@@ -38,6 +40,7 @@ class Lexicon:
 
     def __init__(self, counts: Mapping[str, int], least_meant: int = 5):
         self.counts = dict(counts)
+        self.total = sum(self.counts.values())
         self.least_meant = least_meant
 
     @classmethod
@@ -87,13 +90,18 @@ class Lexicon:
     def meant(self, word: str) -> str | None:
         """
         The most frequent word that one typing error makes into this one: a letter too many, too few, another one, or
-        two that changed places (after Norvig 2007, How to write a spelling corrector). None for a word that is known,
-        short or has other signs than letters, and where there is no such word.
+        two that changed places (after Norvig 2007, How to write a spelling corrector). Where there is none, the two
+        frequent words that it is made of. None for a word that is known, short or has other signs than letters.
         """
         if word in self or len(word) < SHORTEST or not (word.isalpha() and word.isascii()):
             return None
         best = max(one_edit_from(word), key=lambda near: self.counts.get(near, 0))
-        return best if self.counts.get(best, 0) >= self.least_meant else None
+        return best if self.counts.get(best, 0) >= self.least_meant else self._parted(word)
+
+    def _parted(self, word: str) -> str | None:
+        halves = [(word[:place], word[place:]) for place in range(2, len(word) - 1)]
+        frequency, best = max((min(self.counts.get(half, 0) for half in pair), pair) for pair in halves)
+        return " ".join(best) if frequency > 0 and frequency >= FREQUENT * self.total else None
 
     def knows(self, text: str) -> bool:
         """Whether a text is of this lexicon's language: all of its words but one, or three of five, are in it."""
@@ -109,7 +117,7 @@ class Lexicon:
         return " ".join(map(self._mended_word, text.split(" "))) if self.knows(text) else text
 
     def _mended_word(self, word: str) -> str:
-        core = word.strip(EDGES)
+        core = word.strip(EDGES).removesuffix("'s")
         meant = self.meant(core) if core.islower() else None
         return word if meant is None else word.replace(core, meant, 1)
 
