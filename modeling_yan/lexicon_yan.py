@@ -62,19 +62,17 @@ class Lexicon:
             ValueError: for a file that is no lexicon.
         """
         path = lexicon_file(name_or_path, **options)
-        if path is None:
-            return None
-        try:
-            lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-            return cls({word: int(count) for word, count in lines})
-        except ValueError as error:
-            raise ValueError(f"{path} must hold a word and its number of occurrences a line: {error}") from error
+        return None if path is None else cls(_read(path, path.stat().st_mtime_ns))
 
     @classmethod
     def of_model(cls, model) -> "Lexicon | None":
         """The lexicon beside the folder or repository that a model was loaded from."""
         found = place_of(model)
-        return None if found is None else _kept(*found)
+        return None if found is None else cls.from_pretrained(found[0], revision=found[1])
+
+    def __add__(self, other: "Lexicon") -> "Lexicon":
+        """The words of both, as often as both hold them."""
+        return Lexicon(Counter(self.counts) + Counter(other.counts), self.least_meant)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes lexicon.txt, a word and its count a line."""
@@ -137,8 +135,13 @@ class TokenizerWords:
 
 
 @functools.lru_cache(maxsize=8)
-def _kept(name: str, revision: str | None) -> Lexicon | None:
-    return Lexicon.from_pretrained(name, revision=revision)
+def _read(path: Path, modified: int) -> dict[str, int]:
+    """Counts in a file, which is read again when it was modified."""
+    try:
+        lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
+        return {word: int(count) for word, count in lines}
+    except ValueError as error:
+        raise ValueError(f"{path} must hold a word and its number of occurrences a line: {error}") from error
 
 
 def place_of(model) -> tuple[str, str | None] | None:

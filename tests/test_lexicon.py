@@ -95,6 +95,15 @@ def test_a_lexicon_is_saved_and_read_and_goes_along_with_its_model(lexicon, tmp_
     assert Lexicon.from_pretrained(tmp_path / "second").counts == WORDS
 
 
+def test_a_lexicon_that_was_written_anew_is_read_anew(lexicon, tmp_path):
+    lexicon.save_pretrained(tmp_path)
+    assert "kublai" not in Lexicon.from_pretrained(tmp_path)
+    more = lexicon + Lexicon.count(["Kublai is there."], least=1)
+    assert more.counts == {**WORDS, "kublai": 1, "is": 81, "there": 51}
+    more.save_pretrained(tmp_path)
+    assert "kublai" in Lexicon.from_pretrained(tmp_path)
+
+
 def test_a_file_that_is_no_lexicon_is_named(tmp_path):
     (tmp_path / FILE).write_text("the 3\nstation\n")
     with pytest.raises(ValueError, match=r"lexicon\.txt must hold a word and its number of occurrences a line"):
