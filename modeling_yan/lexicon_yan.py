@@ -14,7 +14,7 @@ import functools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from transformers.utils import cached_file
@@ -23,10 +23,10 @@ from .words_yan import EDGES, word_key
 
 FILE = "lexicon.txt"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-# Shorter words have too many neighbours.
-SHORTEST = 4
-# Share of all words that each of two words has at least which were written as one.
-FREQUENT = 2e-5
+# Shorter words are left alone. Those of three letters have many neighbours, of which a frequent one is meant or none.
+SHORTEST = 3
+# Share of all words that this neighbour has at least, and that each of two words has which were written as one.
+VERY_FREQUENT, FREQUENT = 2e-4, 2e-5
 # Share of unknown words up to which a text is misspelled, and beyond which it is of another language.
 MOST_UNKNOWN = 0.4
 
@@ -89,16 +89,20 @@ class Lexicon:
         """
         The most frequent word that one typing error makes into this one: a letter too many, too few, another one, or
         two that changed places (after Norvig 2007, How to write a spelling corrector). Where there is none, the two
-        frequent words that it is made of. None for a word that is known, short or has other signs than letters.
+        frequent words that it is made of. None for a word that is known, has fewer than three letters or other
+        signs than letters.
         """
         if word in self or len(word) < SHORTEST or not (word.isalpha() and word.isascii()):
             return None
         best = max(one_edit_from(word), key=lambda near: self.counts.get(near, 0))
-        return best if self.counts.get(best, 0) >= self.least_meant else self._parted(word)
+        least = VERY_FREQUENT * self.total if len(word) == SHORTEST else 0
+        return best if self.counts.get(best, 0) >= max(self.least_meant, least) else self._parted(word)
 
     def _parted(self, word: str) -> str | None:
         halves = [(word[:place], word[place:]) for place in range(2, len(word) - 1)]
-        frequency, best = max((min(self.counts.get(half, 0) for half in pair), pair) for pair in halves)
+        frequency, best = max(
+            ((min(self.counts.get(half, 0) for half in pair), pair) for pair in halves), default=(0, ())
+        )
         return " ".join(best) if frequency > 0 and frequency >= FREQUENT * self.total else None
 
     def knows(self, text: str) -> bool:
@@ -108,11 +112,15 @@ class Lexicon:
         return unknown <= max(1, MOST_UNKNOWN * len(keys))
 
     def mended(self, text: str) -> str:
+        """A text with `mended_words`; words are parted by single spaces."""
+        return " ".join(self.mended_words(text.split(" ")))
+
+    def mended_words(self, words: Sequence[str]) -> list[str]:
         """
-        A text, words parted by single spaces, whose unknown words are what was meant, if it is one of this language
-        (`knows`). Words with a capital stay, which may be names.
+        The words of a text of this language (`knows`), the unknown ones as they were meant; a word may be two. Words
+        with a capital stay, which may be names.
         """
-        return " ".join(map(self._mended_word, text.split(" "))) if self.knows(text) else text
+        return list(map(self._mended_word, words)) if self.knows(" ".join(words)) else list(words)
 
     def _mended_word(self, word: str) -> str:
         core = word.strip(EDGES).removesuffix("'s")

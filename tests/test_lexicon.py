@@ -26,7 +26,8 @@ def lexicon() -> Lexicon:
         ("tation", "nation"),  # the more frequent of two
         ("there", None),
         ("stoitan", None),  # two errors
-        ("teh", None),  # short
+        ("teh", "the"),
+        ("si", None),  # short
         ("rarer", None),  # what is rare itself stands for nothing
         ("café", None),
         ("stat1on", None),
@@ -59,10 +60,16 @@ def test_unknown_words_of_a_known_language_are_mended(lexicon, text, mended):
 
 @pytest.mark.parametrize(
     ("text", "known"),
-    [("", True), ("statoin", True), ("the statoin", True), ("teh statoin", False), ("where is teh statoin the", True)],
+    [("", True), ("statoin", True), ("the statoin", True), ("xyz statoin", False), ("where is teh statoin the", True)],
 )
 def test_which_texts_are_of_its_language(lexicon, text, known):
     assert lexicon.knows(text) == known
+
+
+def test_three_letters_stand_for_a_very_frequent_word_or_none():
+    assert Lexicon({"the": 10**6, "fir": 150}).meant("fri") is None
+    assert Lexicon({"the": 10**6, "for": 250}).meant("fro") == "for"
+    assert Lexicon({"the": 10**6, "fire": 150}).meant("fier") == "fire"
 
 
 def test_rare_words_are_not_taken_for_halves():

@@ -127,7 +127,7 @@ def restore(
     max_edit: float | None = 0.4,
     max_word_edit: float | None = 0.7,
     min_confidence: float | None = None,
-    min_spelling_confidence: float | None = 0.5,
+    min_spelling_confidence: float | None = 0.8,
     lexicon: str | Lexicon | None = "model",
     keep: str | re.Pattern | None = OTHER_SIGNS,
     window: int | None = None,
@@ -203,15 +203,15 @@ def restore(
     words = [plain_signs(text[start:end]) for start, end in spans]
     sources = {part: " ".join(words[part.start : part.end]) for run in runs for part in run}
     options = {"batch_size": batch_size, "seed": seed, **generate_kwargs}
-    read = {source: source if lexicon is None else lexicon.mended(source) for source in sources.values()}
-    written = _write(model, tokenizer, sorted(set(read.values())), **options)
+    meant = {x: x.split(" ") if lexicon is None else lexicon.mended_words(x.split(" ")) for x in sources.values()}
+    written = _write(model, tokenizer, sorted({" ".join(words) for words in meant.values()}), **options)
     # 3.
     # Of another language no model knows the letters.
     unspelled = replace(limits, is_word=lambda word: False)
     answers = {}
-    for source, mended in read.items():
+    for source, words in meant.items():
         known = lexicon is None or lexicon.knows(source)
-        answers[source] = _answer(tokenizer, source, written[mended], limits if known else unspelled)
+        answers[source] = _answer(tokenizer, source, words, written[" ".join(words)], limits if known else unspelled)
     # 4. and 5.
     edits, pieces = [], []
     for run in runs:
@@ -361,8 +361,8 @@ def _decode(tokenizer, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _answer(tokenizer, source: str, written: Written | str, limits: Limits) -> Answer:
-    """The changes to a window that are safe."""
+def _answer(tokenizer, source: str, meant: list[str], written: Written | str, limits: Limits) -> Answer:
+    """The changes to a window that are safe; `meant` are its words as they were read."""
     if isinstance(written, str):
         return Answer([], None, written)
     log_probs, before, after = written.log_probs, source.split(), written.text.split()
@@ -386,7 +386,7 @@ def _answer(tokenizer, source: str, written: Written | str, limits: Limits) -> A
     for start, end, first, last in differences:
         least = min(sure[first:last], default=None) if sure else None
         changes.append(Change(start, end, " ".join(after[first:last]), least))
-    return Answer(without_lone_quotes(before, safe_changes(before, changes, limits)), confidence)
+    return Answer(without_lone_quotes(before, safe_changes(before, meant, changes, limits)), confidence)
 
 
 def word_confidences(tokenizer, written: Written) -> list[float]:

@@ -110,11 +110,12 @@ def _has_an_empty_side(span: tuple[int, int, int, int]) -> bool:
     return span[0] == span[1] or span[2] == span[3]
 
 
-def safe_changes(words: Sequence[str], changes: Sequence[Change], limits: Limits) -> list[Change]:
+def safe_changes(words: Sequence[str], meant: Sequence[str], changes: Sequence[Change], limits: Limits) -> list[Change]:
     """
     Those of the changes to these words that alter nothing that must stay, and are within the limits. Of a change whose
-    letters are not, capitals and marks are made.
+    letters are not, capitals and marks are made, with the letters of what was `meant` by each word.
     """
+    no_spelling = replace(limits, min_spelling_confidence=None)
     source, starts = " ".join(words), [0]
     for word in words:
         starts.append(starts[-1] + len(word) + 1)
@@ -124,22 +125,24 @@ def safe_changes(words: Sequence[str], changes: Sequence[Change], limits: Limits
         start, end = starts[change.start], starts[change.end] - 1
         touched = [(max(a, start), min(b, end)) for a, b in protected if a < end and b > start]
         old = sorted(source[a:b] for a, b in touched)
-        fallback = [] if touched else [without_new_letters(words[change.start : change.end], change)]
-        for attempt in (change, *fallback):
+        attempts = [(change, limits)]
+        if not touched:
+            attempts.append((without_new_letters(meant[change.start : change.end], change), no_spelling))
+        for attempt, own_limits in attempts:
             new = sorted(attempt.replacement[a:b] for a, b, _ in protected_strings(attempt.replacement))
             # A string that goes on in the words around a change cannot be compared.
-            if protected.issuperset(touched) and old == new and _within(source[start:end], attempt, limits):
+            if protected.issuperset(touched) and old == new and _within(source[start:end], attempt, own_limits):
                 kept.append(attempt)
                 break
     return kept
 
 
-def without_new_letters(words: Sequence[str], change: Change) -> Change:
-    """The change of capitals and marks that a change to these words makes; where it joins or parts words, none."""
+def without_new_letters(meant: Sequence[str], change: Change) -> Change:
+    """The words that were meant, with the capitals and marks of a change where it neither joins nor parts words."""
     replacements = change.replacement.split()
-    if len(words) != len(replacements):
-        return replace(change, replacement=" ".join(words))
-    return replace(change, replacement=" ".join(map(_with_letters_of, words, replacements)))
+    if len(meant) != len(replacements):
+        return replace(change, replacement=" ".join(meant))
+    return replace(change, replacement=" ".join(map(_with_letters_of, meant, replacements)))
 
 
 def _with_letters_of(word: str, replacement: str) -> str:
