@@ -5,6 +5,7 @@ import pytest
 from modeling_yan import restore
 from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.lexicon_yan import FILE, Lexicon, TokenizerWords, copy_lexicon
+from modeling_yan.text_changes_yan import Change, Limits, safe_changes
 
 from .helpers import tiny_model
 
@@ -181,6 +182,16 @@ def test_links_get_no_marks_of_a_refused_change(lexicon):
     model = Copies(tokenizer, lambda text: text.replace("https://a.org", "Htps://b.org."))
     text = "where is the station https://a.org"
     assert restore(model, tokenizer, text, lexicon=lexicon).text == text
+
+
+@pytest.mark.parametrize(
+    ("confidence", "made"),
+    [(0.9, "Nation,"), (0.3, "Station,")],
+)
+def test_the_lexicons_letters_are_made_where_a_change_is_refused(lexicon, confidence, made):
+    limits = Limits(None, None, None, 0.8, None, is_word=lexicon.__contains__)
+    change = Change(0, 1, "Nation,", confidence)
+    assert safe_changes(["statoin"], ["station"], [change], limits) == [Change(0, 1, made, confidence)]
 
 
 def test_a_lexicon_that_is_none_is_refused():
