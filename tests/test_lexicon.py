@@ -148,6 +148,14 @@ def test_restore_mends_what_the_model_reads_and_makes_edits_of_it(lexicon):
     assert restore(model, tokenizer, "where is the statoin", lexicon=None).text == "Where is the statoin"
 
 
+def test_other_white_space_than_spaces_stays_and_shifts_nothing(lexicon):
+    tokenizer = train_tokenizer([], 260, 64)
+    model = Copies(tokenizer, lambda text: text.replace("there", "their."))
+    text = "where\u00a0is\u2003the  statoin rare there"
+    assert restore(model, tokenizer, text, lexicon=lexicon).text == "where\u00a0is\u2003the  station rare there."
+    assert restore(model, tokenizer, text, lexicon=Lexicon({})).text == "where\u00a0is\u2003the  statoin rare there."
+
+
 def test_restore_lets_changes_of_letters_write_known_words_alone(lexicon):
     tokenizer = train_tokenizer([], 260, 64)
 

@@ -203,15 +203,15 @@ def restore(
     words = [plain_signs(text[start:end]) for start, end in spans]
     sources = {part: " ".join(words[part.start : part.end]) for run in runs for part in run}
     options = {"batch_size": batch_size, "seed": seed, **generate_kwargs}
-    meant = {x: x.split(" ") if lexicon is None else lexicon.mended_words(x.split(" ")) for x in sources.values()}
-    written = _write(model, tokenizer, sorted({" ".join(words) for words in meant.values()}), **options)
+    read = {source: _mend(source, lexicon) for source in sources.values()}
+    written = _write(model, tokenizer, sorted({mended for mended, _ in read.values()}), **options)
     # 3.
     # Of another language no model knows the letters.
     unspelled = replace(limits, is_word=lambda word: False)
     answers = {}
-    for source, words in meant.items():
+    for source, (mended, meant) in read.items():
         known = lexicon is None or lexicon.knows(source)
-        answers[source] = _answer(tokenizer, source, words, written[" ".join(words)], limits if known else unspelled)
+        answers[source] = _answer(tokenizer, source, meant, written[mended], limits if known else unspelled)
     # 4. and 5.
     edits, pieces = [], []
     for run in runs:
@@ -261,6 +261,13 @@ def _find_lexicon(given: object, model, tokenizer) -> tuple[Lexicon | None, Cont
     if found is None and len(tokenizer) >= MOST_LETTERS:
         return None, TokenizerWords(tokenizer)
     return found, found
+
+
+def _mend(source: str, lexicon: Lexicon | None) -> tuple[str, list[str]]:
+    """What the model reads in the place of a window, and what is meant by each of its words."""
+    words = source.split()
+    meant = words if lexicon is None else lexicon.mended_words(words)
+    return source if meant == words else " ".join(meant), meant
 
 
 def _check(model, tokenizer, limits: Limits, window, overlap, batch_size) -> tuple[int, int]:
