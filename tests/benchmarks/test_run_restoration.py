@@ -5,6 +5,7 @@ import json
 import pytest
 from datasets import Dataset, load_dataset
 
+from modeling_yan import Lexicon
 from modeling_yan.data.redrawn_pairs import RedrawnPairs
 from modeling_yan.data.tasks import Task
 from modeling_yan.data.tokenization import train_tokenizer
@@ -72,6 +73,11 @@ def test_a_test_split_is_needed(folder):
     ran("examples/prepare_restoration.py", cwd=folder, documents=f"{TEXTS}:text", output_dir="whole", held_out=0)
     line = refused("benchmarks/run_restoration.py", cwd=folder, model="yan", dataset_name="whole", output="r.json")
     assert "has no split 'test'" in line
+
+
+def test_the_words_of_the_training_texts_are_counted(folder):
+    texts = load_dataset(str(folder / "clean"), split="train")["text"]
+    assert Lexicon.from_pretrained(folder / "clean").counts == Lexicon.count(texts).counts
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BartConfig, BertConfig, ModernBertConfig, RobertaConfig, T5Config
 
-from modeling_yan import YanForConditionalGeneration, YanTextGenerationPipeline, restore
+from modeling_yan import Lexicon, YanForConditionalGeneration, YanTextGenerationPipeline, restore
 from modeling_yan.data.tokenization import train_tokenizer
 
 from ..helpers import TEXTS, WITH_BLANKS, YAN_E2E, ran, refused, seeded, source_batch, tiny_model
@@ -162,6 +162,17 @@ def test_saved_graphs_are_what_they_were(exported, tmp_path):
     again = YanOrtForConditionalGeneration.from_pretrained(tmp_path / "copy")
     ids, mask = source_batch((13, 1))
     assert torch.equal(again.generate(ids, mask, generator=seeded()), model.generate(ids, mask, generator=seeded()))
+
+
+def test_a_lexicon_goes_along_with_the_graphs(tmp_path):
+    model = tiny_model(**SIZES)
+    model.save_pretrained(tmp_path / "model")
+    Lexicon({"station": 7}).save_pretrained(tmp_path / "model")
+    export(type(model).from_pretrained(tmp_path / "model"), tmp_path / "graphs", steps=[1])
+    graphs = YanOrtForConditionalGeneration.from_pretrained(tmp_path / "graphs")
+    graphs.save_pretrained(tmp_path / "copy")
+    for holder in (graphs, YanOrtForConditionalGeneration.from_pretrained(tmp_path / "copy")):
+        assert Lexicon.of_model(holder).counts == {"station": 7}
 
 
 @pytest.mark.parametrize("exported", ["attention"], indirect=True)
