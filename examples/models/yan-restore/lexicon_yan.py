@@ -49,8 +49,8 @@ class Lexicon:
         counts = Counter(word_key(word) for text in texts for word in text.split())
         return cls({word: count for word, count in counts.most_common() if count >= least and word.isalpha()})
 
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike, **options) -> "Lexicon | None":
+    @staticmethod
+    def from_pretrained(name_or_path: str | os.PathLike, **options) -> "Lexicon | None":
         """
         The lexicon beside a model; None where there is none.
 
@@ -62,13 +62,13 @@ class Lexicon:
             ValueError: for a file that is no lexicon.
         """
         path = lexicon_file(name_or_path, **options)
-        return None if path is None else cls(_read(path, path.stat().st_mtime_ns))
+        return None if path is None else _read(path, path.stat().st_mtime_ns)
 
-    @classmethod
-    def of_model(cls, model) -> "Lexicon | None":
+    @staticmethod
+    def of_model(model) -> "Lexicon | None":
         """The lexicon beside the folder or repository that a model was loaded from."""
         found = place_of(model)
-        return None if found is None else cls.from_pretrained(found[0], revision=found[1])
+        return None if found is None else Lexicon.from_pretrained(found[0], revision=found[1])
 
     def __add__(self, other: "Lexicon") -> "Lexicon":
         """The words of both, as often as both hold them."""
@@ -143,11 +143,11 @@ class TokenizerWords:
 
 
 @functools.lru_cache(maxsize=8)
-def _read(path: Path, modified: int) -> dict[str, int]:
-    """Counts in a file, which is read again when it was modified."""
+def _read(path: Path, modified: int) -> Lexicon:
+    """The lexicon in a file, one for all who ask; it is read again when the file was modified."""
     try:
         lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-        return {word: int(count) for word, count in lines}
+        return Lexicon({word: int(count) for word, count in lines})
     except ValueError as error:
         raise ValueError(f"{path} must hold a word and its number of occurrences a line: {error}") from error
 
