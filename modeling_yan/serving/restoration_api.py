@@ -1,5 +1,6 @@
 """`POST /v1/restore`: what a request may hold, and what is answered."""
 
+from dataclasses import asdict
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,7 +13,10 @@ OWN_FIELDS = {"text", "model"}
 
 
 class RestorationRequest(BaseModel):
-    """The body of `POST /v1/restore`: a document, and arguments of `restore()` by their names."""
+    """
+    The body of `POST /v1/restore`: a document, and arguments of `restore()` by their names. What a request leaves out
+    is by `restore()`'s own defaults.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -61,8 +65,4 @@ def restoration_body(restored: Restoration, model: str) -> dict:
     Args:
         model: name that the server goes by.
     """
-    edits = [
-        {"start": edit.start, "end": edit.end, "replacement": edit.replacement, "confidence": edit.confidence}
-        for edit in restored.edits
-    ]
-    return {"object": "restoration", "model": model, "text": restored.text, "edits": edits}
+    return {"object": "restoration", "model": model, "text": restored.text, "edits": list(map(asdict, restored.edits))}
