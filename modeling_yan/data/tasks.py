@@ -5,6 +5,7 @@ Source-target tasks as data: a YAML file says which columns of a data set make t
     rows = task.build(load_dataset("squad")["train"])   # columns: source, target, references
 """
 
+import functools
 import logging
 import random
 import re
@@ -21,6 +22,7 @@ from modeling_yan.data.corruption import Corruption, corrupt
 from modeling_yan.data.loading import first_rows, load_data, select_split
 from modeling_yan.data.masking import mask_words
 from modeling_yan.input_checks_yan import check_number
+from modeling_yan.lexicon_yan import Lexicon
 
 logger = logging.getLogger(__name__)
 METRICS = ("bleu", "rouge", "exact_match")
@@ -61,9 +63,26 @@ def _mask_spans(text: str, *, mask_token: str, rate: float = 0.08, max_span: int
     return mask_words(text, masked, mask_token)
 
 
-def _corrupt(text: str, *, seed: int = 0, **rates: float) -> str:
-    """The text with errors (`corruption.py`), which depend on the seed and the text alone."""
-    corrupted = corrupt(text, Corruption(**rates), random.Random(f"{seed} {text}"))
+@functools.cache
+def _read_lexicon(folder: str) -> Lexicon:
+    lexicon = Lexicon.from_pretrained(folder) if Path(folder).is_dir() else None
+    if lexicon is None:
+        raise ValueError(f"lexicon={folder} holds no lexicon.txt; give a folder of examples/prepare_restoration.py")
+    return lexicon
+
+
+def _corrupt(text: str, *, seed: int = 0, lexicon: str | None = None, mended: float = 1.0, **rates: float) -> str:
+    """
+    The text with errors (`corruption.py`), which depend on the seed and the text alone.
+
+    Args:
+        lexicon: folder of a lexicon that then mends what it can, as `restore()` does before a model reads.
+        mended: share of texts that it does so for.
+    """
+    draw = random.Random(f"{seed} {text}")
+    corrupted = corrupt(text, Corruption(**rates), draw)
+    if lexicon is not None and draw.random() < mended:
+        corrupted = _read_lexicon(lexicon).mended(corrupted)
     if not corrupted.strip():
         raise BadRow(f"the text {text!r:.60} holds nothing but marks")
     return corrupted
@@ -107,7 +126,7 @@ COLUMN_OPTIONS = {
     "label": ("names",),
     "label_name": ("names",),
     "mask_spans": ("rate", "max_span", "seed"),
-    "corrupt": (*(rate.name for rate in fields(Corruption)), "seed"),
+    "corrupt": (*(rate.name for rate in fields(Corruption)), "seed", "lexicon", "mended"),
     "mask_sentence": ("index",),
 }
 NEEDED_OPTIONS = {"label": ("names",), "label_name": ("names",), "mask_sentence": ("index",)}

@@ -5,6 +5,7 @@ from datasets import Dataset
 
 from modeling_yan.common.paths import configuration_path
 from modeling_yan.data.tasks import DERIVED_COLUMNS, Task, group_references, load_splits
+from modeling_yan.lexicon_yan import Lexicon
 
 ROWS = {
     "e2e_nlg": (
@@ -57,6 +58,7 @@ ROWS = {
     ),
     "lambada": ({"text": "he said hello"}, ("he said <mask>", "hello", ["hello"])),
     "narrativeqa_infilling": ({"summary": "A  a"}, ("A  <mask>", "A  a", ["A  a"])),
+    "restore_mended": ({"text": "Where is my cat?"}, ("where is my cat", "Where is my cat?", ["Where is my cat?"])),
     "scitldr": (
         {"source": ["One.", "Two."], "target": ["First", "Second"]},
         ("####### DOCUMENT #######\n\nOne. Two.\n\n####### SUMMARY #######", "First", ["First", "Second"]),
@@ -66,8 +68,17 @@ ROWS = {
 }
 
 
+@pytest.fixture
+def clean_texts(tmp_path, monkeypatch):
+    """A working folder with the lexicon that prepare_restoration.py writes."""
+    folder = tmp_path / "outputs" / "clean"
+    folder.mkdir(parents=True)
+    Lexicon.count(["Where is my cat?"] * 5).save_pretrained(folder)
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("name", ROWS)
-def test_every_task_renders_its_rows(name):
+def test_every_task_renders_its_rows(name, clean_texts):
     row, (source, target, references) = ROWS[name]
     task = Task.load(name)
     built = task.build(Dataset.from_list([row]))
@@ -79,6 +90,24 @@ def test_every_task_renders_its_rows(name):
 
 def test_every_task_file_is_among_them():
     assert set(ROWS) == {path.stem for path in configuration_path("tasks", "pairs.yaml").parent.glob("*.yaml")}
+
+
+def test_a_lexicon_mends_a_share_of_the_texts(clean_texts):
+    text = "where is my cat"
+
+    def typed(**options) -> list[str]:
+        function = DERIVED_COLUMNS["corrupt"]
+        rates = {"with_typos": 1.0, "most_typos": 1.0, "confusion_rate": 0.0, "split_rate": 0.0, "space_rate": 0.0}
+        return [function([text], mask_token="<mask>", seed=seed, **rates, **options) for seed in range(200)]
+
+    unmended, mended = typed(), typed(lexicon="outputs/clean")
+    assert mended == [Lexicon.from_pretrained("outputs/clean").mended(corrupted) for corrupted in unmended]
+    assert mended.count(text) > unmended.count(text) + 50
+    half = typed(lexicon="outputs/clean", mended=0.5)
+    assert all(drawn in pair for drawn, *pair in zip(half, unmended, mended, strict=True))
+    assert typed(lexicon="outputs/clean", mended=0.0) == unmended != half != mended
+    with pytest.raises(ValueError, match=r"lexicon=outputs holds no lexicon\.txt"):
+        typed(lexicon="outputs")
 
 
 def test_masked_spans_are_short_apart_and_decided_by_seed_and_text():
