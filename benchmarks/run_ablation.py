@@ -20,7 +20,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers.utils import logging
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.common.arguments import check_positive, fitting_lengths, load_model_or_preset, run_script
+from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.building import fitting_lengths, load_model_or_preset
 from modeling_yan.common.reports import machine, write_report
 from modeling_yan.evaluation.ablation import SAVINGS, solve_without
 from modeling_yan.evaluation.speed import System, default_device, measure_side_by_side

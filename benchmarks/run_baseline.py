@@ -32,7 +32,8 @@ from transformers import (
 )
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.common.arguments import parse_arguments, run_script, token_ids
+from modeling_yan.common.arguments import parse_arguments, run_script
+from modeling_yan.common.building import token_ids
 from modeling_yan.common.hub import read_config, read_model, read_tokenizer, readable
 from modeling_yan.data.loading import select_split
 from modeling_yan.data.redrawn_pairs import RedrawnPairs

@@ -30,7 +30,8 @@ from rich.table import Table
 from transformers.utils import logging
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.common.arguments import check_positive, fitting_lengths, load_model_or_preset, run_script
+from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.building import fitting_lengths, load_model_or_preset
 from modeling_yan.common.reports import machine, write_report
 from modeling_yan.evaluation import ctranslate2_baselines as ctranslate2
 from modeling_yan.evaluation.baselines import (

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from modeling_yan.common.arguments import as_flags, merge_options, nest_training_settings, run_script
+from modeling_yan.common.arguments import as_flags, run_script
+from modeling_yan.common.overrides import merge_options, nest_training_settings
 from modeling_yan.common.reports import read_report, write_report
 from modeling_yan.evaluation.report import sweep_table
 

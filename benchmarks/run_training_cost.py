@@ -21,7 +21,8 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedMod
 from transformers.utils import logging
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
-from modeling_yan.common.arguments import check_positive, load_preset, nest_training_settings, run_script
+from modeling_yan.common.arguments import check_positive, run_script
+from modeling_yan.common.overrides import load_preset, nest_training_settings
 from modeling_yan.common.reports import machine, write_report
 from modeling_yan.evaluation.baselines import closest_width
 from modeling_yan.evaluation.speed import default_device, peak_memory, synchronize, timed

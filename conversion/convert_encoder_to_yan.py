@@ -18,7 +18,8 @@ import torch
 from transformers import PreTrainedModel
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.common.arguments import ModelArguments, hosted_config, hosted_fields, load_tokenizer, run_script
+from modeling_yan.common.arguments import ModelArguments, run_script
+from modeling_yan.common.building import hosted_config, hosted_fields, load_tokenizer
 from modeling_yan.common.files import check_destination
 from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import push_folder, readable, write_folder

@@ -18,7 +18,8 @@ from datasets import Dataset
 from transformers import HfArgumentParser, TrainingArguments
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.common.arguments import ModelArguments, build_model, load_tokenizer, parse_arguments, run_script
+from modeling_yan.common.arguments import ModelArguments, parse_arguments, run_script
+from modeling_yan.common.building import build_model, load_tokenizer
 from modeling_yan.data.loading import select_split
 from modeling_yan.data.tasks import Task, evaluation_rows, load_splits
 from modeling_yan.data.tokenization import set_truncation_side, tokenize_sources

@@ -14,7 +14,8 @@ from transformers import HfArgumentParser
 from trl import SFTConfig
 
 from modeling_yan import YanForConditionalGeneration
-from modeling_yan.common.arguments import ModelArguments, build_model, load_tokenizer, parse_arguments, run_script
+from modeling_yan.common.arguments import ModelArguments, parse_arguments, run_script
+from modeling_yan.common.building import build_model, load_tokenizer
 from modeling_yan.data.loading import load_data, select_split
 from modeling_yan.training.adapters import lora_config
 from modeling_yan.training.budget import with_earlier_stages

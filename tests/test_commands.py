@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from modeling_yan import YanConfig
-from modeling_yan.common.arguments import load_preset, parse_overrides
+from modeling_yan.common.overrides import load_preset, parse_overrides
 from modeling_yan.data.tasks import Task
 
 from .helpers import ROOT, parse_command

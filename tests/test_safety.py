@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from modeling_yan import YanForConditionalGeneration, YanForMaskedLM
-from modeling_yan.common.arguments import ModelArguments, build_model, run_script
+from modeling_yan.common.arguments import ModelArguments, run_script
+from modeling_yan.common.building import build_model
 from modeling_yan.common.files import locked, whole_folder
 from modeling_yan.common.hub import read_config, read_model, read_tokenizer
 from modeling_yan.evaluation.text_generation import load_text_model

@@ -9,7 +9,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from modeling_yan import YanForMaskedLM
-from modeling_yan.common.arguments import ModelArguments, build_model, load_tokenizer
+from modeling_yan.common.arguments import ModelArguments
+from modeling_yan.common.building import build_model, load_tokenizer
 from modeling_yan.data.collators import DataCollatorForTextInfilling
 from modeling_yan.data.corpora import Corpus, load_corpus, load_task_corpus, tokenize_corpus
 from modeling_yan.data.tasks import Task

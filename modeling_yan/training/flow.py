@@ -19,14 +19,8 @@ from transformers import (
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.canvas_yan import text_room
-from modeling_yan.common.arguments import (
-    ModelArguments,
-    build_model,
-    check_model_arguments,
-    check_positive,
-    load_tokenizer,
-    parse_arguments,
-)
+from modeling_yan.common.arguments import ModelArguments, check_positive, parse_arguments
+from modeling_yan.common.building import build_model, check_model_arguments, load_tokenizer
 from modeling_yan.common.precision import is_main_process
 from modeling_yan.configuration_yan import YanConfig
 from modeling_yan.data.corpora import task_texts

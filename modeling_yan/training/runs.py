@@ -7,7 +7,8 @@ from pathlib import Path
 
 from transformers import Trainer, TrainingArguments, set_seed
 
-from modeling_yan.common.arguments import ModelArguments, check_model_arguments
+from modeling_yan.common.arguments import ModelArguments
+from modeling_yan.common.building import check_model_arguments
 from modeling_yan.common.reports import machine, write_report
 from modeling_yan.training.budget import apply_budget, planned_updates, rows_per_update, seconds_per_update
 from modeling_yan.training.checkpoints import check_writable, resolve_resume

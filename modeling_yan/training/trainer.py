@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from modeling_yan.common.arguments import check_embedding_rate
+from modeling_yan.common.building import check_embedding_rate
 from modeling_yan.encoder_yan import YanHostedEncoder
 from modeling_yan.losses_yan import LOSS_TERMS
 from modeling_yan.training.card import may_write_card, write_card

@@ -7,17 +7,9 @@ from dataclasses import dataclass
 import pytest
 from transformers import HfArgumentParser
 
-from modeling_yan.common.arguments import (
-    ModelArguments,
-    as_flags,
-    check_model_arguments,
-    check_positive,
-    load_preset,
-    merge_options,
-    parse_arguments,
-    parse_overrides,
-    run_script,
-)
+from modeling_yan.common.arguments import ModelArguments, as_flags, check_positive, parse_arguments, run_script
+from modeling_yan.common.building import check_model_arguments
+from modeling_yan.common.overrides import load_preset, merge_options, parse_overrides
 
 
 @dataclass

@@ -10,13 +10,8 @@ from transformers import BertConfig, HfArgumentParser, PreTrainedTokenizerFast, 
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
 from modeling_yan.common import precision
-from modeling_yan.common.arguments import (
-    ModelArguments,
-    build_model,
-    check_embedding_rate,
-    check_model_arguments,
-    parse_arguments,
-)
+from modeling_yan.common.arguments import ModelArguments, parse_arguments
+from modeling_yan.common.building import build_model, check_embedding_rate, check_model_arguments
 from modeling_yan.data.pairs import PairArguments, load_pairs, split_off_validation
 from modeling_yan.data.tasks import BadRow, Task
 from modeling_yan.data.tokenization import fitting_vocab_size, tokenize_pairs

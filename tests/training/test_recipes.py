@@ -9,7 +9,7 @@ import yaml
 from transformers import BertConfig
 
 from modeling_yan import YanConfig, YanForConditionalGeneration
-from modeling_yan.common.arguments import load_preset
+from modeling_yan.common.overrides import load_preset
 from modeling_yan.data.tasks import Task
 from modeling_yan.from_encoder_yan import config_around
 
