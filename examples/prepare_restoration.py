@@ -6,9 +6,9 @@ few sentences, split by document.
         --output_dir outputs/clean
     python examples/run_flow.py configuration/training/restore.yaml --dataset_name outputs/clean
 
-`--documents` takes data sets (a folder or Hub name, and a column behind a colon) and folders of Standard Ebooks, whose
-chapters are documents. Splits that a data set has stay; where it has one alone, `--held_out` of its documents go to
-validation and as many to test. The words of the training texts are written to lexicon.txt.
+`--documents` takes data sets (a folder or Hub name, and a column behind a colon), and folders of text files and of
+Standard Ebooks, whose chapters are documents. Splits that a data set has stay; where it has one alone, `--held_out` of
+its documents go to validation and as many to test. The words of the training texts are written to lexicon.txt.
 """
 
 import argparse
@@ -50,24 +50,34 @@ def chapters(folder: Path) -> Iterator[str]:
         yield "\n".join(" ".join(html.unescape(re.sub(r"<[^>]+>", "", p)).split()) for p in paragraphs)
 
 
+def text_files(folder: Path) -> Iterator[str]:
+    """The text files below a folder, a paragraph a line; paragraphs part at blank lines where there are any."""
+    for path in sorted(folder.rglob("*.txt")):
+        text = path.read_text(encoding="utf-8")
+        paragraphs = re.split(r"\n\s*\n", text.strip())
+        yield text if len(paragraphs) == 1 else "\n".join(" ".join(p.split()) for p in paragraphs)
+
+
 def read_documents(given: str) -> dict[str, list[str]]:
     """
     Name of a split -> documents.
 
     Args:
-        given: `DATA:COLUMN`, or a folder of Standard Ebooks.
+        given: `DATA:COLUMN`, or a folder of text files or of Standard Ebooks.
 
     Raises:
-        ValueError: for a column that is not there, and a folder without books.
+        ValueError: for a column that is not there, and a folder without texts.
     """
     if Path(given).is_dir():
-        found = list(chapters(Path(given)))
+        found = [*chapters(Path(given)), *text_files(Path(given))]
         if not found:
-            raise ValueError(f"--documents {given} holds no Standard Ebooks; give a data set as DATA:COLUMN")
+            raise ValueError(
+                f"--documents {given} holds no text files (*.txt) and no Standard Ebooks; give DATA:COLUMN"
+            )
         return {"train": found}
     name, _, column = given.rpartition(":")
     if not name:
-        raise ValueError(f"--documents {given} names no column; give it as DATA:COLUMN, or a folder of books")
+        raise ValueError(f"--documents {given} names no column; give it as DATA:COLUMN, or a folder of texts")
     documents = {}
     for split, rows in load_data(name).items():
         if column not in rows.column_names:
@@ -87,7 +97,7 @@ def windows_by_split(documents: dict[str, list[str]], arguments: argparse.Namesp
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=ScriptHelp)
-    parser.add_argument("--documents", nargs="+", required=True, help="DATA:COLUMN, or a folder of Standard Ebooks")
+    parser.add_argument("--documents", nargs="+", required=True, help="DATA:COLUMN, or a folder of texts or books")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder to be written, new or empty")
     parser.add_argument("--held_out", type=float, default=0.02, help="share of documents in validation, and in test")
     parser.add_argument("--most_words", type=int, default=48, help="words of the longest text")

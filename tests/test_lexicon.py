@@ -87,8 +87,7 @@ def test_words_are_counted_without_case_and_marks():
 
 
 def test_a_lexicon_is_saved_and_read_and_goes_along_with_its_model(lexicon, tmp_path):
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "second").mkdir()
     lexicon.save_pretrained(tmp_path / "first")
     assert Lexicon.from_pretrained(tmp_path / "first").counts == WORDS
     assert Lexicon.from_pretrained(tmp_path / "second") is None
@@ -110,6 +109,15 @@ def test_a_lexicon_that_was_written_anew_is_read_anew(lexicon, tmp_path):
     assert more.counts == {**WORDS, "kublai": 1, "is": 81, "there": 51}
     more.save_pretrained(tmp_path)
     assert "kublai" in Lexicon.from_pretrained(tmp_path)
+
+
+def test_words_of_ones_own_are_known_and_meant(lexicon):
+    assert lexicon.meant("karakorm") is None
+    more = lexicon.with_words(["Karakorum", "Kublai"])
+    assert more.meant("karakorm") == "karakorum"
+    assert more.counts == {**WORDS, "karakorum": 5, "kublai": 5}
+    with pytest.raises(ValueError, match=r"words=\['New York', '9th'\].*give each word by itself"):
+        lexicon.with_words(["New York", "Rome", "9th"])
 
 
 def test_a_file_that_is_no_lexicon_is_named(tmp_path):

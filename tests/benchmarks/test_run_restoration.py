@@ -82,7 +82,11 @@ def test_the_words_of_the_training_texts_are_counted(folder):
 
 @pytest.mark.parametrize(
     ("documents", "message"),
-    [("clean", "no Standard Ebooks"), (f"{TEXTS}:body", "has no column 'body'"), (str(TEXTS.name), "names no column")],
+    [
+        ("clean", "no text files (*.txt) and no Standard Ebooks"),
+        (f"{TEXTS}:body", "has no column 'body'"),
+        (str(TEXTS.name), "names no column"),
+    ],
 )
 def test_documents_that_cannot_be_read_are_refused(folder, documents, message):
     line = refused("examples/prepare_restoration.py", cwd=folder, documents=documents, output_dir="none")
@@ -102,6 +106,20 @@ def test_what_was_trained_on_is_not_held_out(tmp_path):
         "validation": told[1:],
         "test": told[1:],
     }
+
+
+def test_text_files_are_documents_whose_lines_may_be_wrapped(tmp_path):
+    (tmp_path / "texts" / "more").mkdir(parents=True)
+    (tmp_path / "texts" / "wrapped.txt").write_text("It was late when\nhe left the house.\n\nNobody saw him go.\n")
+    (tmp_path / "texts" / "more" / "lines.txt").write_text("The cat is at home.\nThe dog is not here.")
+    ran("examples/prepare_restoration.py", cwd=tmp_path, documents="texts", output_dir="clean", held_out=0)
+    texts = load_dataset(str(tmp_path / "clean"), split="train")["text"]
+    assert sorted(" ".join(texts).replace(". ", ".\n").split("\n")) == [
+        "It was late when he left the house.",
+        "Nobody saw him go.",
+        "The cat is at home.",
+        "The dog is not here.",
+    ]
 
 
 def test_chapters_of_books_are_documents(tmp_path):

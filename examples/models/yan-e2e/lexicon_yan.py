@@ -74,9 +74,24 @@ class Lexicon:
         """The words of both, as often as both hold them."""
         return Lexicon(Counter(self.counts) + Counter(other.counts), self.least_meant)
 
+    def with_words(self, words: Iterable[str]) -> "Lexicon":
+        """
+        The same lexicon with words of one's own, such as names: as frequent as one has to be that stands for a
+        misspelled one.
+
+        Raises:
+            ValueError: for a word with other signs than letters, or for several words in one.
+        """
+        keys = {word: word_key(word) for word in words}
+        wrong = [word for word, key in keys.items() if not key.isalpha()]
+        if wrong:
+            raise ValueError(f"words={wrong}: a lexicon holds single words of letters; give each word by itself")
+        return self + Lexicon(dict.fromkeys(keys.values(), self.least_meant))
+
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes lexicon.txt, a word and its count a line."""
+        """Writes lexicon.txt, a word and its count a line, into a folder that is made where it is missing."""
         lines = "".join(f"{word} {count}\n" for word, count in self.counts.items())
+        Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, FILE).write_text(lines, encoding="utf-8")
 
     def __contains__(self, word: str) -> bool:
