@@ -29,6 +29,8 @@ def lexicon() -> Lexicon:
         ("stoitan", None),  # two errors
         ("teh", "the"),
         ("si", None),  # short
+        ("nations", None),  # inflected
+        ("theres", None),
         ("rarer", None),  # what is rare itself stands for nothing
         ("café", None),
         ("stat1on", None),
@@ -48,6 +50,9 @@ def test_the_most_frequent_word_one_error_away_is_meant(lexicon, word, meant):
         ('"where is the statoin?', '"where is the station?'),
         # What may be a name, and a text most of whose words are unknown.
         ("where is Statoin", "where is Statoin"),
+        # No name begins a sentence as often as a very frequent word does.
+        ("Teh station is there. Wheer", "The station is there. Where"),
+        ("STATOIN is there", "STATOIN is there"),
         ("wo ist der statoin the", "wo ist der statoin the"),
         ("where  is the statoin", "where  is the station"),
         ("where is the statoin's, isthe?", "where is the station's, is the?"),
@@ -78,9 +83,39 @@ def test_rare_words_are_not_taken_for_halves():
     assert Lexicon({"the": 10**6, "rare": 30}).meant("therare") == "the rare"
 
 
+def test_a_word_of_two_letters_stands_for_one_of_the_most_frequent():
+    assert Lexicon({"the": 10**6, "to": 2999}).meant("ot") is None
+    assert Lexicon({"the": 10**6, "to": 3000}).meant("ot") == "to"
+
+
+def test_a_known_word_is_misspelled_where_another_is_thousands_of_times_as_frequent():
+    assert Lexicon({"are": 6000, "aare": 2}).meant("aare") == "are"
+    assert Lexicon({"are": 5999, "aare": 2}).meant("aare") is None
+    assert Lexicon({"are": 6000, "aare": 2}).mended("are aare we") == "are are we"
+
+
+def test_neighbours_decide_between_several_words():
+    words = {"for": 900, "of": 1000, "out": 500, "them": 500}
+    assert Lexicon(words).meant("ofr", "out", "them") == "of"
+    assert Lexicon(words, {("for", "them"): 50}).meant("ofr", "out", "them") == "for"
+    assert Lexicon(words, {("out", "for"): 50}).mended("out ofr them") == "out for them"
+    assert Lexicon(words, {("for", "them"): 50}).meant("ofr", "them", "out") == "of"
+
+
+def test_how_probable_a_word_is_between_two_others():
+    """p(word | before) p(behind | word), by hand: 20 occurrences of what single words say are added to the pairs'."""
+    lexicon = Lexicon({"a": 60, "b": 30, "c": 10}, {("a", "b"): 12, ("b", "c"): 5})
+    before = {word: (12 * (word == "b") + 20 * lexicon.counts[word] / 100) / (60 + 20) for word in "bc"}
+    behind = {word: (5 * (word == "b") + 20 * 10 / 100) / (lexicon.counts[word] + 20) for word in "bc"}
+    expected = before["b"] * behind["b"] / (before["c"] * behind["c"])
+    assert lexicon._fit("b", "a", "c") / lexicon._fit("c", "a", "c") == pytest.approx(expected)
+
+
 def test_words_are_counted_without_case_and_marks():
-    lexicon = Lexicon.count(["The station, 42 times.", "the STATION!", "once"])
+    lexicon = Lexicon.count(["The station, 42 times.", "the STATION!", "once"], least_pairs=2)
     assert lexicon.counts == {"the": 2, "station": 2}
+    assert lexicon.pairs == {("the", "station"): 2}
+    assert Lexicon.count(["The station."] * 9).pairs == {}
     assert "station" in lexicon
     assert "once" not in lexicon
     assert len(lexicon) == 2
@@ -120,9 +155,10 @@ def test_words_of_ones_own_are_known_and_meant(lexicon):
         lexicon.with_words(["New York", "Rome", "9th"])
 
 
-def test_a_file_that_is_no_lexicon_is_named(tmp_path):
-    (tmp_path / FILE).write_text("the 3\nstation\n")
-    with pytest.raises(ValueError, match=r"lexicon\.txt must hold a word and its number of occurrences a line"):
+@pytest.mark.parametrize("line", ["station", "station many", "at the station 3", ""])
+def test_a_file_that_is_no_lexicon_is_named(tmp_path, line):
+    (tmp_path / FILE).write_text(f"the 3\n{line}\n")
+    with pytest.raises(ValueError, match=r"lexicon\.txt must hold one or two words and how often they occur"):
         Lexicon.from_pretrained(tmp_path)
 
 
@@ -148,11 +184,11 @@ class Copies:
 
 def test_restore_mends_what_the_model_reads_and_makes_edits_of_it(lexicon):
     tokenizer = train_tokenizer([], 260, 64)
-    model = Copies(tokenizer, str.capitalize)
-    restored = restore(model, tokenizer, "where is the statoin\n\nStatoin", lexicon=lexicon)
-    assert restored.text == "Where is the station\n\nStatoin"
-    assert model.read[0].startswith(("where is the station", "Statoin"))
-    assert [edit.replacement for edit in restored.edits] == ["Where", "station"]
+    model = Copies(tokenizer, lambda text: text[:1].upper() + text[1:])
+    restored = restore(model, tokenizer, "where is the statoin\n\nthe Statoin", lexicon=lexicon)
+    assert restored.text == "Where is the station\n\nThe Statoin"
+    assert sorted(text.split("</s>")[0].strip() for text in model.read) == ["the Statoin", "where is the station"]
+    assert [edit.replacement for edit in restored.edits] == ["Where", "station", "The"]
     assert restore(model, tokenizer, "where is the statoin", lexicon=None).text == "Where is the statoin"
 
 

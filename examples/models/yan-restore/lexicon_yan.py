@@ -1,5 +1,6 @@
 """
-Words and how often they occur: which words a text may hold, and which one was meant where it holds another.
+Words and pairs of neighbours, and how often they occur: which words a text may hold, and which one was meant where it
+holds another.
 
     lexicon = Lexicon.count(texts)
     "station" in lexicon                # True
@@ -11,6 +12,7 @@ A word is in lower case, without the marks around it and without apostrophes (`w
 """
 
 import functools
+import itertools
 import os
 import shutil
 from collections import Counter
@@ -23,31 +25,50 @@ from .words_yan import EDGES, word_key
 
 FILE = "lexicon.txt"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-# Shorter words are left alone. Those of three letters have many neighbours, of which a frequent one is meant or none.
-SHORTEST = 3
+# Words of so few letters have many neighbours, of which a very frequent one is meant or none.
+SHORT = 3
 # Share of all words that this neighbour has at least, and that each of two words has which were written as one.
 VERY_FREQUENT, FREQUENT = 2e-4, 2e-5
+# A known word is taken for a misspelled one where a neighbour occurs so many times as often.
+RATIO = 3000
+# How many words behind another its pairs are worth: with fewer, a word's own frequency tells more.
+PRIOR = 20
 # Share of unknown words up to which a text is misspelled, and beyond which it is of another language.
 MOST_UNKNOWN = 0.4
+# What a sentence ends with.
+SENTENCE_ENDS = tuple(".!?")
 
 
 class Lexicon:
     """
     Args:
         counts: how often each word occurs.
+        pairs: how often the second word of a pair follows the first.
         least_meant: fewest occurrences of a word that stands for a misspelled one.
     """
 
-    def __init__(self, counts: Mapping[str, int], least_meant: int = 5):
-        self.counts = dict(counts)
-        self.total = sum(self.counts.values())
+    def __init__(self, counts: Mapping[str, int], pairs: Mapping[tuple[str, str], int] = {}, least_meant: int = 5):
+        self.counts, self.pairs = dict(counts), dict(pairs)
+        self.total, self._most = sum(self.counts.values()), max(self.counts.values(), default=0)
         self.least_meant = least_meant
 
     @classmethod
-    def count(cls, texts: Iterable[str], least: int = 2) -> "Lexicon":
-        """The words of clean texts that occur `least` times at least, and consist of letters."""
-        counts = Counter(word_key(word) for text in texts for word in text.split())
-        return cls({word: count for word, count in counts.most_common() if count >= least and word.isalpha()})
+    def count(cls, texts: Iterable[str], least: int = 2, least_pairs: int = 10) -> "Lexicon":
+        """
+        The words of clean texts that consist of letters.
+
+        Args:
+            least: fewest occurrences of a word.
+            least_pairs: fewest occurrences of a pair of neighbours.
+        """
+        counts, pairs = Counter(), Counter()
+        for text in texts:
+            keys = [word_key(word) for word in text.split()]
+            counts.update(keys)
+            pairs.update(itertools.pairwise(keys))
+        words = {word: count for word, count in counts.most_common() if count >= least and word.isalpha()}
+        kept = {pair: count for pair, count in pairs.most_common() if count >= least_pairs and words.keys() >= {*pair}}
+        return cls(words, kept)
 
     @staticmethod
     def from_pretrained(name_or_path: str | os.PathLike, **options) -> "Lexicon | None":
@@ -72,7 +93,8 @@ class Lexicon:
 
     def __add__(self, other: "Lexicon") -> "Lexicon":
         """The words of both, as often as both hold them."""
-        return Lexicon(Counter(self.counts) + Counter(other.counts), self.least_meant)
+        pairs = Counter(self.pairs) + Counter(other.pairs)
+        return Lexicon(Counter(self.counts) + Counter(other.counts), pairs, self.least_meant)
 
     def with_words(self, words: Iterable[str]) -> "Lexicon":
         """
@@ -89,10 +111,14 @@ class Lexicon:
         return self + Lexicon(dict.fromkeys(keys.values(), self.least_meant))
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes lexicon.txt, a word and its count a line, into a folder that is made where it is missing."""
-        lines = "".join(f"{word} {count}\n" for word, count in self.counts.items())
+        """
+        Writes lexicon.txt, a word or a pair of words and its count a line, into a folder that is made where it is
+        missing.
+        """
+        lines = [f"{word} {count}\n" for word, count in self.counts.items()]
+        lines += [f"{first} {second} {count}\n" for (first, second), count in self.pairs.items()]
         Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(folder, FILE).write_text(lines, encoding="utf-8")
+        Path(folder, FILE).write_text("".join(lines), encoding="utf-8")
 
     def __contains__(self, word: str) -> bool:
         return word in self.counts
@@ -100,20 +126,48 @@ class Lexicon:
     def __len__(self) -> int:
         return len(self.counts)
 
-    def meant(self, word: str) -> str | None:
+    def meant(self, word: str, before: str = "", behind: str = "") -> str | None:
         """
-        The most frequent word that one typing error makes into this one: a letter too many, too few, another one, or
-        two that changed places (after Norvig 2007, How to write a spelling corrector). Where there is none, the two
-        frequent words that it is made of. None for a word that is known, has fewer than three letters or other
-        signs than letters.
+        What one typing error made into this word (after Norvig 2007, How to write a spelling corrector): a letter too
+        many, too few, another one, or two that changed places. Of several such words the one that is most probable
+        between its neighbours. Where there is none, the two frequent words that it is made of.
+
+        Args:
+            word: as `word_key` gives it.
+            before, behind: its neighbours, too.
+
+        Returns:
+            None for a word that nothing else is more probable than, and for one with other signs than letters.
         """
-        if word in self or len(word) < SHORTEST or not (word.isalpha() and word.isascii()):
+        if not (word.isalpha() and word.isascii()) or len(word) == 1:
             return None
-        best = max(one_edit_from(word), key=lambda near: self.counts.get(near, 0))
-        least = VERY_FREQUENT * self.total if len(word) == SHORTEST else 0
-        return best if self.counts.get(best, 0) >= max(self.least_meant, least) else self._parted(word)
+        return self._nearest(word, self.least_meant, before, behind) or self._parted(word)
+
+    def _nearest(self, word: str, least: float, before: str, behind: str) -> str | None:
+        """The most probable of the words, one error from another, that occur so often. Inflection is no error."""
+        if len(word) <= SHORT:
+            least = max(least, VERY_FREQUENT * self.total)
+        if word in self or len(word) < SHORT:
+            least = max(least, RATIO * self.counts.get(word, 1))
+        if least > self._most:
+            return None
+        near = {other for other in one_edit_from(word) if self.counts.get(other, 0) >= least}
+        near -= {word, word + "s", word.removesuffix("s")}
+        return max(near, key=lambda other: (self._fit(other, before, behind), other), default=None)
+
+    def _fit(self, word: str, before: str, behind: str) -> float:
+        """
+        Probability of a word between two others, up to what does not depend on it: p(word | before) p(behind | word),
+        each from counts of pairs and, with the weight of `PRIOR` of them, of single words.
+        """
+        share = self.counts[word] / self.total
+        of_next = self.counts.get(behind, 1) / self.total
+        first = self.pairs.get((before, word), 0) + PRIOR * share
+        return first * (self.pairs.get((word, behind), 0) + PRIOR * of_next) / (self.counts[word] + PRIOR)
 
     def _parted(self, word: str) -> str | None:
+        if word in self:
+            return None
         halves = [(word[:place], word[place:]) for place in range(2, len(word) - 1)]
         frequency, best = max(
             ((min(self.counts.get(half, 0) for half in pair), pair) for pair in halves), default=(0, ())
@@ -132,14 +186,25 @@ class Lexicon:
 
     def mended_words(self, words: Sequence[str]) -> list[str]:
         """
-        The words of a text of this language (`knows`), the unknown ones as they were meant; a word may be two. Words
-        with a capital stay, which may be names.
+        The words of a text of this language (`knows`) as they were meant; a word may be two. Words with a capital may
+        be names: only at the beginning of a sentence such a word, where it is unknown, becomes a very frequent one.
         """
-        return list(map(self._mended_word, words)) if self.knows(" ".join(words)) else list(words)
+        if not self.knows(" ".join(words)):
+            return list(words)
+        keys = ["", *map(word_key, words), ""]
+        begins = [True, *(word.endswith(SENTENCE_ENDS) for word in words)]
+        around = zip(words, keys, keys[2:], begins, strict=False)
+        return [self._mended_word(word, before, behind, first) for word, before, behind, first in around]
 
-    def _mended_word(self, word: str) -> str:
+    def _mended_word(self, word: str, before: str, behind: str, begins: bool) -> str:
         core = word.strip(EDGES).removesuffix("'s")
-        meant = self.meant(core) if core.islower() else None
+        if core.islower():
+            meant = self.meant(core, before, behind)
+        elif begins and core.istitle() and core.isascii() and core.lower() not in self:
+            near = self._nearest(core.lower(), VERY_FREQUENT * self.total, before, behind)
+            meant = near and near.capitalize()
+        else:
+            meant = None
         return word if meant is None else word.replace(core, meant, 1)
 
 
@@ -161,10 +226,13 @@ class TokenizerWords:
 def _read(path: Path, modified: int) -> Lexicon:
     """The lexicon in a file, one for all who ask; it is read again when the file was modified."""
     try:
-        lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-        return Lexicon({word: int(count) for word, count in lines})
-    except ValueError as error:
-        raise ValueError(f"{path} must hold a word and its number of occurrences a line: {error}") from error
+        found: dict[int, dict] = {1: {}, 2: {}}
+        for line in path.read_text(encoding="utf-8").splitlines():
+            *words, count = line.split()
+            found[len(words)][tuple(words)] = int(count)
+        return Lexicon({word: count for (word,), count in found[1].items()}, found[2])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} must hold one or two words and how often they occur a line: {error}") from error
 
 
 def place_of(model) -> tuple[str, str | None] | None:
