@@ -46,7 +46,7 @@ from modeling_yan.evaluation.text_writers import (
     yan_writer,
 )
 from modeling_yan.lexicon_yan import Lexicon
-from modeling_yan.serving.graph_writers import yan_graph_writers
+from modeling_yan.serving.graph_writers import yan_graphs
 
 SHOWN = {
     "word error rate": "word_error_rate",
@@ -72,15 +72,15 @@ def test_rows(dataset_name: str, task: Task, count: int) -> Dataset:
 
 
 def yan_systems(folder: str, longest: int, lexicon: Lexicon | None) -> dict[str, Writer]:
-    """A YAN as torch, with and without its lexicon, and as graphs of one step, in float32 and in int8."""
+    """A YAN as torch and as graphs of one step, by `generate()` and by `restore()`, and its lexicon alone."""
     tokenizer, model = read_tokenizer(folder), read_model(YanForConditionalGeneration, folder, dtype=torch.float32)
     options = {"num_inference_steps": 1}
-    graphs = yan_graph_writers(model, tokenizer, longest)
-    systems = {
-        "YAN": yan_writer(model, tokenizer, longest, **options),
-        "YAN, restore()": checked_restorer(model, tokenizer, **options),
-        **{f"YAN, {name}": writer for name, writer in graphs.items()},
-    }
+    own = {} if lexicon is None else {"lexicon": lexicon}
+    graphs = yan_graphs(model, [1])
+    systems = {}
+    for name, runtime in {"": model, **{f", ONNX Runtime {kind}": graph for kind, graph in graphs.items()}}.items():
+        systems[f"YAN{name}"] = yan_writer(runtime, tokenizer, longest, **options)
+        systems[f"YAN, restore(){name}"] = checked_restorer(runtime, tokenizer, **own, **options)
     if lexicon is not None:
         systems["YAN, restore(lexicon=None)"] = checked_restorer(model, tokenizer, lexicon=None, **options)
         systems["lexicon"] = lexicon_restorer(lexicon)
@@ -104,16 +104,16 @@ def baseline_systems(folder: str, longest: int, texts: list[str]) -> dict[str, W
 
 def build_systems(arguments: argparse.Namespace, longest: int, texts: list[str]) -> dict[str, Writer]:
     lexicon = Lexicon.from_pretrained(arguments.model)
-    systems = yan_systems(arguments.model, longest, lexicon)
+    peers: dict[str, Writer] = {}
     for folder in arguments.baselines:
-        own = baseline_systems(folder, longest, texts)
-        systems |= own
-        if lexicon is not None:
-            systems |= {f"lexicon, then {name}": lexicon_restorer(lexicon, writer) for name, writer in own.items()}
+        peers |= baseline_systems(folder, longest, texts)
     if arguments.tagger:
         tokenizer = read_tokenizer(arguments.tagger)
         model = read_model(AutoModelForTokenClassification, arguments.tagger, dtype=torch.float32)
-        systems["tagger"] = tagger_restorer(model, tokenizer, longest)
+        peers["tagger"] = tagger_restorer(model, tokenizer, longest)
+    systems = yan_systems(arguments.model, longest, lexicon) | peers
+    if lexicon is not None:
+        systems |= {f"lexicon, then {name}": lexicon_restorer(lexicon, writer) for name, writer in peers.items()}
     return systems
 
 

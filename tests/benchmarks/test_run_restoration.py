@@ -54,14 +54,17 @@ def test_all_systems_are_scored_on_the_same_texts(folder):
         "YAN",
         "YAN, restore()",
         "YAN, ONNX Runtime float32",
+        "YAN, restore(), ONNX Runtime float32",
         "YAN, ONNX Runtime int8",
+        "YAN, restore(), ONNX Runtime int8",
         "bart (2+1), CTranslate2 float32",
         "bart (2+1), CTranslate2 int8",
         "tagger",
     ]
     assert {own["num_rows"] for own in scores.values()} == {6}
     assert {own["source_word_error_rate"] for own in scores.values()} == {scores["unchanged"]["word_error_rate"]}
-    assert scores["YAN"] == scores["YAN, ONNX Runtime float32"]
+    for name in ("YAN", "YAN, restore()"):
+        assert scores[name] == scores[f"{name}, ONNX Runtime float32"]
     assert set(report["speed"]) - set(scores) == {
         f"deep encoder, one decoder layer, CTranslate2 {kind}, random weights" for kind in ("float32", "int8")
     }
