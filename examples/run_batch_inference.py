@@ -42,9 +42,10 @@ GENERATION_OPTIONS = ("num_inference_steps", "num_length_candidates")
 NOT_FINGERPRINTED = ("_name_or_path", "transformers_version", "dtype")
 
 
-def load_sources(arguments: argparse.Namespace) -> tuple[list[str], int | None]:
+def load_sources(arguments: argparse.Namespace, mask_token: str | None) -> tuple[list[str], int | None]:
     """
-    The sources of the split, in its order, and the longest that is read, in tokens; None for the tokenizer's limit.
+    The sources of the split, in its order, with the model's mask token where a task masks text; and the longest that is
+    read, in tokens, None for the tokenizer's limit.
     """
     rows, column = select_split(load_data(arguments.dataset_name), arguments.split, arguments.dataset_name), "source"
     if not arguments.task:
@@ -52,7 +53,7 @@ def load_sources(arguments: argparse.Namespace) -> tuple[list[str], int | None]:
         require_columns(rows.column_names, [column], arguments.dataset_name)
         return [str(text) for text in rows[column]], arguments.max_source_length
     task = Task.load(arguments.task)
-    return list(task.build(rows)[column]), arguments.max_source_length or task.max_source_length
+    return list(task.build(rows, mask_token)[column]), arguments.max_source_length or task.max_source_length
 
 
 def choose_shard(folder: Path, state: PartialState) -> Path:
@@ -259,12 +260,12 @@ def write_answers(
 def main() -> None:
     arguments = parse()
     state, folder = PartialState(cpu=not torch.cuda.is_available()), arguments.output_dir
-    sources, max_length = load_sources(arguments)
+    trust = {"trust_remote_code": arguments.trust_remote_code}
+    tokenizer = read_tokenizer(arguments.model, **trust)
+    sources, max_length = load_sources(arguments, tokenizer.mask_token)
     shard = choose_shard(folder, state)
     with locked(folder / f".lock-{state.process_index:05d}"):
         dtype = arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
-        trust = {"trust_remote_code": arguments.trust_remote_code}
-        tokenizer = read_tokenizer(arguments.model, **trust)
         model = read_model(AutoModelForSeq2SeqLM, arguments.model, dtype=dtype, **trust).to(state.device)
         settings = run_settings(arguments, model, tokenizer, sources, max_length, state.num_processes)
         # Nobody writes before every process has its lock.

@@ -207,7 +207,9 @@ class CompletionRequest(BaseModel):
         if self.temperature == 0:
             options["do_sample"] = False
         elif self.temperature is not None or self.top_p not in (None, 1) or self.top_k:
+            # All tokens may be drawn unless the request says otherwise; transformers would take the 50 best.
             options |= {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
+            options["top_k"] = self.top_k or 0
         chosen = tuple(sorted((name, value) for name, value in options.items() if value is not None))
         return [
             Row(prompt, secrets.randbits(62) if self.seed is None else self.seed, chosen) for prompt in self.prompts

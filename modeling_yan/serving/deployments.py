@@ -229,10 +229,14 @@ class Api:
 
     @contextlib.contextmanager
     def _counted(self, start: float) -> Iterator[None]:
-        """Counts a request that begins, and ends one that fails; what it raises is an `ApiError`."""
+        """Counts a request that begins, and ends one that fails or is given up; an error it raises is an `ApiError`."""
         self.metrics.in_progress.inc()
         try:
             yield
+        except asyncio.CancelledError:
+            # Nobody waits for the answer any more.
+            self._finish(499, start)
+            raise
         except Exception as error:
             error = as_api_error(error)
             self._finish(error.status, start)

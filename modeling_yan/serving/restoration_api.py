@@ -28,7 +28,7 @@ class RestorationRequest(BaseModel):
     min_spelling_confidence: float | None = None
     lexicon: Literal["model"] | None = "model"
     split_lines: bool = False
-    num_inference_steps: int = 1
+    num_inference_steps: int | None = None
     seed: int = Field(0, ge=0, lt=2**63)
 
     @classmethod
@@ -49,7 +49,7 @@ class RestorationRequest(BaseModel):
                 "between two paragraphs",
                 "text",
             )
-        if not 1 <= request.num_inference_steps <= limits.steps:
+        if request.num_inference_steps is not None and not 1 <= request.num_inference_steps <= limits.steps:
             message = f"num_inference_steps={request.num_inference_steps} must be 1 to {limits.steps}"
             raise ApiError(400, message, "num_inference_steps")
         return request

@@ -78,9 +78,10 @@ def test_what_asks_for_nothing_is_taken():
 def test_options_are_those_of_generate_under_openais_names():
     request = read(prompt=["a", "b"], max_tokens=9, n=2, best_of=4, num_inference_steps=1, temperature=0.5, top_p=0.9)
     expected = {"max_new_tokens": 9, "num_return_sequences": 2, "num_candidates": 4, "num_inference_steps": 1}
-    expected |= {"do_sample": True, "temperature": 0.5, "top_p": 0.9}
+    expected |= {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 0}
     assert [dict(row.options) for row in request.rows()] == [expected] * 2
     assert dict(read(prompt="a", temperature=0).rows()[0].options) == {"do_sample": False}
+    assert dict(read(prompt="a", top_k=5).rows()[0].options) == {"do_sample": True, "top_k": 5}
     assert dict(read(prompt="a", top_p=1).rows()[0].options) == {}
     assert [refused_field(name) for name in ("max_new_tokens", "solver", None)] == ["max_tokens", "solver", None]
 
