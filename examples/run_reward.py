@@ -91,6 +91,7 @@ def build_trainer(
         temperature=arguments.temperature,
         beta=arguments.beta,
         embedding_learning_rate=model_arguments.embedding_learning_rate,
+        encoder_learning_rate=model_arguments.encoder_learning_rate,
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
     )
     return trainer, next(iter(held_out.values()))

@@ -57,6 +57,7 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=lora_config(model, data.lora_r) if data.use_lora else None,
         embedding_learning_rate=model_arguments.embedding_learning_rate,
+        encoder_learning_rate=model_arguments.encoder_learning_rate,
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
     )
     report = run_training(trainer, training_flops=model_arguments.training_flops, resume=resume)

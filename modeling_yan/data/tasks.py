@@ -178,8 +178,8 @@ class Task:
         source, target: format strings over the columns, the derived columns and `mask_token`.
         derive: derived columns, `name -> {function, column | columns, **options}`; functions: `DERIVED_COLUMNS`, their
             options: `COLUMN_OPTIONS`.
-        references: a column, derived or not, holding all acceptable targets of a row; the target alone where there is
-            none.
+        references: a column, derived or not, holding all acceptable targets of a row, or one text; the target alone
+            where none is named, and in rows where it is empty.
         max_source_length, max_target_length: in tokens, special tokens included.
         metric: "bleu", "rouge" or "exact_match", the one that chooses the best checkpoint.
         truncation_side: where a source that is too long is cut, "right" or "left"; "left" keeps a question that stands
@@ -275,7 +275,9 @@ class Task:
         for side, text in texts.items():
             if not text.strip():
                 raise BadRow(f"task {self.name}: the {side} of a row is empty: {row}")
-        return {**texts, "references": columns.get(self.references) or [texts["target"]]}
+        references = None if self.references is None else self._column(self.references, columns)
+        references = references or [texts["target"]]
+        return {**texts, "references": [references] if isinstance(references, str) else references}
 
     def _derive(self, name: str, row: dict, mask_token: str, seed: int | None = None):
         """The value of a derived column."""
@@ -292,14 +294,23 @@ class Task:
             raise BadRow(f"nothing to derive {name!r} from: the column is empty")
         return function(values, mask_token=mask_token, **options)
 
+    def _column(self, name: str, columns: dict):
+        """
+        The value of a column, of the data or derived.
+
+        Raises:
+            ValueError: if there is none of that name.
+        """
+        if name not in columns:
+            known = sorted(set(columns) - {"mask_token"})
+            raise ValueError(f"task {self.name}: column {name!r} is not in the data; it has {known}")
+        return columns[name]
+
     def _fill(self, side: str, columns: dict) -> str:
         """The format string of a side with the columns in it."""
         form = getattr(self, side)
         for name in {part[1] for part in Formatter().parse(form) if part[1]}:
-            if name not in columns:
-                known = sorted(set(columns) - {"mask_token"})
-                raise ValueError(f"task {self.name}: column {name!r} is not in the data; it has {known}")
-            value = columns[name]
+            value = self._column(name, columns)
             if value is None:
                 raise BadRow(f"task {self.name}: column {name!r} is empty")
             if not isinstance(value, str | int | float):

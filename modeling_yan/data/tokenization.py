@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from modeling_yan.data.tasks import group_references
 
@@ -64,8 +64,19 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
 
 
+def config_end_id(config: PreTrainedConfig) -> int | None:
+    """Id that ends a text by a model's config: its EOS, the first where there are several."""
+    return config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+
+
+def model_end_id(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, new: bool = False) -> int | None:
+    """Id that ends the texts of a model: its config's, or else, and for a new model, its tokenizer's."""
+    end_id = None if new else config_end_id(config)
+    return end_token_id(tokenizer) if end_id is None else end_id
+
+
 def target_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], end_id: int, longest: int | None = None
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], end_id: int | None, longest: int | None = None
 ) -> list[list[int]]:
     """
     Ids of targets: without BOS or CLS at their beginning, with `end_id` at their end and nowhere else.
@@ -74,7 +85,12 @@ def target_ids(
         end_id: the EOS of the model's config.
         longest: tokens that are kept, `end_id` among them; all by default. Answers keep their beginning, wherever the
             tokenizer cuts sources.
+
+    Raises:
+        ValueError: if there is no `end_id`.
     """
+    if end_id is None:
+        raise ValueError("the tokenizer has neither EOS nor SEP, and a text must end; set tokenizer.eos_token")
     begin = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None, end_id}
     found = []
     for ids in tokenizer(text_target=list(texts))["input_ids"]:
@@ -113,8 +129,6 @@ def tokenize_pairs(
         ValueError: if neither is there.
     """
     end_id = end_token_id(tokenizer) if end_id is None else end_id
-    if end_id is None:
-        raise ValueError("the tokenizer has neither EOS nor SEP, and a text must end; set tokenizer.eos_token")
 
     def tokenize(rows: dict) -> dict:
         batch = tokenizer(rows["source"], max_length=max_source_length, truncation=True)

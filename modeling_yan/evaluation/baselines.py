@@ -23,6 +23,7 @@ from transformers import (
 
 from modeling_yan.canvas_yan import canvas_lengths
 from modeling_yan.ctc_yan import ctc_collapse
+from modeling_yan.data.tokenization import config_end_id
 from modeling_yan.evaluation.masked_diffusion import MaskedDiffusionLM
 from modeling_yan.sampling_yan import draw_noise, row_seeds
 
@@ -105,8 +106,8 @@ def are_best(logits: torch.Tensor, ids: torch.LongTensor, slack: float | None = 
 
 
 def _ids(config) -> dict:
-    eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
-    return {"pad_token_id": config.pad_token_id, "bos_token_id": config.bos_token_id, "eos_token_id": eos}
+    ids = {"pad_token_id": config.pad_token_id, "bos_token_id": config.bos_token_id}
+    return {**ids, "eos_token_id": config_end_id(config)}
 
 
 def _gpt2_config(config, width: int) -> GPT2Config:

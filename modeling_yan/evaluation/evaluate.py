@@ -24,7 +24,7 @@ from modeling_yan.common.hub import read_config, read_tokenizer
 from modeling_yan.common.reports import machine, read_report, write_report
 from modeling_yan.data.loading import first_rows, read_file
 from modeling_yan.data.tasks import Task, group_references, load_rows
-from modeling_yan.data.tokenization import set_truncation_side
+from modeling_yan.data.tokenization import model_end_id, set_truncation_side, target_ids
 from modeling_yan.evaluation.encoder_metrics import FEWEST_MAUVE_TEXTS, bert_f1, mauve_score, text_features
 from modeling_yan.evaluation.metrics import diversity, score_texts
 from modeling_yan.evaluation.quality import length_errors, longest_sources, parse_variant, reconstruct
@@ -74,8 +74,9 @@ class Evaluation:
     @functools.cached_property
     def oracle_lengths(self) -> list[int]:
         """Tokens of each row's first reference, EOS included."""
-        cut = {"truncation": True, "max_length": self.task.max_target_length}
-        return [len(ids) for ids in self.tokenizer(list(self.rows["target"]), **cut)["input_ids"]]
+        end_id = model_end_id(self.model.config, self.tokenizer)
+        targets = target_ids(self.tokenizer, self.rows["target"], end_id, self.task.max_target_length)
+        return [len(ids) for ids in targets]
 
     def answers(self, model: PreTrainedModel, rows: Dataset | None = None, **options) -> list[str]:
         """What a model writes for the rows."""

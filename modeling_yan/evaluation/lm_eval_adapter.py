@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from modeling_yan.common.hub import read_model, read_tokenizer
-from modeling_yan.data.tokenization import end_token_id, target_ids
+from modeling_yan.data.tokenization import model_end_id, target_ids
 from modeling_yan.evaluation.speed import default_device
 from modeling_yan.evaluation.text_generation import able_to_pad, generate_texts
 from modeling_yan.input_checks_yan import check_number
@@ -105,10 +105,7 @@ class YanLM(LM):
     @property
     def end_id(self) -> int:
         """Id that ends the model's answers: its config's, or else the tokenizer's."""
-        configured = self.model.config.eos_token_id
-        if configured is None:
-            return end_token_id(self.tokenizer)
-        return configured[0] if isinstance(configured, list) else configured
+        return model_end_id(self.model.config, self.tokenizer)
 
     def source(self, context: str) -> str:
         """A context as the model reads it. An empty one to which a tokenizer adds nothing is the end token."""

@@ -157,6 +157,7 @@ def train_autoencoder(
         compute_metrics=token_accuracy,
         preprocess_logits_for_metrics=most_probable,
         embedding_learning_rate=model_arguments.embedding_learning_rate,
+        encoder_learning_rate=model_arguments.encoder_learning_rate,
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
     )
     if trainer.is_world_process_zero():

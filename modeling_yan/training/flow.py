@@ -31,8 +31,8 @@ from modeling_yan.data.reference_selection import typical_targets
 from modeling_yan.data.tasks import Task, evaluation_rows
 from modeling_yan.data.tokenization import (
     SPECIAL_TOKENS,
-    end_token_id,
     fitting_vocab_size,
+    model_end_id,
     set_truncation_side,
     target_ids,
     tokenize_pairs,
@@ -192,13 +192,6 @@ def fit_lengths(
     sources = max(map(len, tokenizer(list(texts["source"]), verbose=False)["input_ids"]))
     targets = max(map(len, target_ids(tokenizer, texts["target"], model_end_id(config, tokenizer, new=grows))))
     return task.with_lengths(min(sources, positions), min(targets, room))
-
-
-def model_end_id(config: YanConfig, tokenizer: PreTrainedTokenizerBase, *, new: bool) -> int | None:
-    """Id that ends the texts of a model: its config's, or of a new one its tokenizer's."""
-    if new or config.eos_token_id is None:
-        return end_token_id(tokenizer)
-    return config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
 
 
 def are_few(answers: Collection) -> bool:

@@ -104,7 +104,7 @@ class YanRewardTrainer(YanTrainerMixin, Trainer):
         generator: for everything drawn; torch's global one if absent.
 
     Raises:
-        ValueError: for settings out of their range, and for a model without a length head.
+        ValueError: for settings out of their range, and for a model that does not predict lengths.
     """
 
     def __init__(
@@ -123,8 +123,11 @@ class YanRewardTrainer(YanTrainerMixin, Trainer):
             raise ValueError(f"num_generations={num_generations} must be at least 2: a reward is judged by its group")
         if temperature <= 0 or beta < 0:
             raise ValueError(f"temperature={temperature} must be positive, beta={beta} not negative")
-        if not model.config.length_head:
-            raise ValueError("rewards need a model with a length head (config.length_head=True)")
+        if not model.config.predicts_length:
+            raise ValueError(
+                f"length_head={model.config.length_head!r} must be True: rewards need a model that predicts the length "
+                "of its answers"
+            )
         kwargs.setdefault("data_collator", DataCollatorForSources(processing_class))
         super().__init__(model, *args, processing_class=processing_class, **kwargs)
         self.args.remove_unused_columns = False

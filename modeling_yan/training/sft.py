@@ -4,6 +4,7 @@ from datasets import IterableDataset
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, Trainer
 from trl import SFTTrainer
 
+from modeling_yan.data.tokenization import model_end_id, target_ids
 from modeling_yan.training.trainer import YanTrainerMixin
 
 
@@ -53,8 +54,9 @@ class _PlainLoss(SFTTrainer):
 class YanSFTTrainer(YanTrainerMixin, _PlainLoss):
     """
     TRL's `SFTTrainer` for a model that reads a source and writes a target: prompts and completions are tokenised apart,
-    as at inference, and the loss is the model's own. Everything else (SFTConfig, `peft_config`, logging, saving) is
-    TRL's. `max_length` of the SFTConfig bounds source and target each; longer ones are cut.
+    as at inference, a target ends with the model's EOS, and the loss is the model's own. Everything else (SFTConfig,
+    `peft_config`, logging, saving) is TRL's. `max_length` of the SFTConfig bounds source and target each; longer ones
+    are cut.
 
     Raises:
         ValueError: for an SFTConfig with packing.
@@ -63,6 +65,8 @@ class YanSFTTrainer(YanTrainerMixin, _PlainLoss):
     def __init__(self, model, args=None, *, processing_class: PreTrainedTokenizerBase, data_collator=None, **kwargs):
         if args is not None and args.packing:
             raise ValueError("packing=True joins rows end to end; YAN reads and writes each row by itself")
+        # Rows are tokenised before TRL's trainer has its model.
+        self._end_id = model_end_id(model.config, processing_class)
         super().__init__(
             model,
             args,
@@ -76,10 +80,12 @@ class YanSFTTrainer(YanTrainerMixin, _PlainLoss):
         super().create_model_card(model_name=model_name, dataset=dataset_name, tags=tags, **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        end_id = self._end_id
+
         def tokenize(example: dict) -> dict:
             source, target = split_example(example, processing_class)
             options = {"truncation": args.max_length is not None, "max_length": args.max_length}
-            labels = processing_class(text_target=target, **options)["input_ids"]
+            labels = target_ids(processing_class, [target], end_id, args.max_length)[0]
             return {"input_ids": processing_class(source, **options)["input_ids"], "labels": labels}
 
         columns = dataset.column_names

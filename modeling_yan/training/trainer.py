@@ -4,6 +4,7 @@ import inspect
 import logging
 import shutil
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -28,10 +29,14 @@ EMA_FILE = "ema.safetensors"
 class EMACallback(TrainerCallback):
     """
     Exponential moving average of the trained weights. `YanTrainerMixin` saves it with each checkpoint and evaluates
-    with it; it is restored on resume and becomes the model's weights when training ends.
+    with it; it is restored on resume and becomes the model's weights when training ends. With `load_best_model_at_end`
+    that is the average of the best checkpoint.
 
     Args:
         decay: share of the old average kept at each update; early updates use `(1 + n) / (10 + n)` where smaller.
+
+    Attributes:
+        resumed_from: the checkpoint that training goes on from; that of the output folder by default.
 
     Raises:
         ValueError: for a decay that is not between 0 and 1.
@@ -43,6 +48,7 @@ class EMACallback(TrainerCallback):
         self.decay = decay
         self.updates = 0
         self.average: dict[str, torch.Tensor] = {}
+        self.resumed_from: Path | None = None
 
     @staticmethod
     def _trained(model) -> dict[str, torch.Tensor]:
@@ -51,7 +57,7 @@ class EMACallback(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.average = {name: p.detach().clone().float() for name, p in self._trained(model).items()}
         self.updates = state.global_step
-        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE
+        saved = (self.resumed_from or Path(args.output_dir) / f"checkpoint-{state.global_step}") / EMA_FILE
         if state.global_step:
             if not saved.exists():
                 raise ValueError(f"ema_decay was given, but the run to go on from has no {saved}; leave ema_decay out")
@@ -69,6 +75,10 @@ class EMACallback(TrainerCallback):
         save_file(self.average, folder / EMA_FILE)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            best = Path(state.best_model_checkpoint) / EMA_FILE
+            # Where the folder is gone, Trainer has warned and kept the last weights.
+            self.average = load_file(best) if best.exists() else self.average
         for name, parameter in self._trained(model).items():
             parameter.copy_(self.average[name])
 
@@ -102,15 +112,49 @@ class RankSeedCallback(TrainerCallback):
             torch.manual_seed(args.seed + args.process_index)
 
 
+class EpochLengthSampler(LengthGroupedSampler):
+    """
+    Rows of similar lengths together, in an order that seed and epoch alone decide: the same in every process, whatever
+    each has drawn, and after a resume.
+
+    Args:
+        batch_size: rows of similar length.
+        lengths: of all rows.
+        seed: of the orders.
+        epoch: tells which epoch it is when an order is drawn. A `set_epoch` would not be called for an epoch that two
+            processes resume, and would keep a data set's own from being called.
+    """
+
+    def __init__(self, batch_size: int, lengths: Sequence[int], *, seed: int, epoch: Callable[[], int]):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed, self.epoch = seed, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        return super().__iter__()
+
+
 class KnownLengthsMixin:
-    """Batches of similar lengths from a data set that says how long its rows are (`lengths`), before it is read."""
+    """
+    Batches of similar lengths in the same order in every process and after a resume, also from a data set that says
+    how long its rows are (`lengths`), before it is read.
+    """
 
     def _get_train_sampler(self, train_dataset=None):
         rows = self.train_dataset if train_dataset is None else train_dataset
         lengths = getattr(rows, "lengths", None)
         if lengths is None or self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths)
+            sampler = super()._get_train_sampler(train_dataset)
+            if not isinstance(sampler, LengthGroupedSampler):
+                return sampler
+            lengths = sampler.lengths
+        return EpochLengthSampler(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            lengths,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            # Within an epoch it is a fraction more; before the first update there is none.
+            epoch=lambda: int(self.state.epoch or 0),
+        )
 
 
 class YanTrainerMixin(KnownLengthsMixin):
@@ -188,6 +232,14 @@ class YanTrainerMixin(KnownLengthsMixin):
             parameters = [p for module in hosted for p in module.backbone.parameters()]
             rates["encoder_learning_rate"] = (self.encoder_learning_rate, parameters)
         return rates
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """As in Trainer; averaged weights go on from the same checkpoint."""
+        folder = None if isinstance(resume_from_checkpoint, bool | None) else Path(resume_from_checkpoint)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EMACallback):
+                callback.resumed_from = folder
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         """

@@ -12,7 +12,8 @@ from ..helpers import ON_CPU, ran, refused
 SCRIPT = "benchmarks/run_tradeoff.py"
 SIZES = "{hidden_size: 16, num_attention_heads: 2, intermediate_size: 32, encoder_layers: 1, flow_layers: 1, \
 num_experts: 1, max_position_embeddings: 64}"
-ROWS = [{"source": f"{n} and {n + 1}", "target": f"that is {2 * n + 1}"} for n in range(12)]
+ANSWERS = [f"that is {2 * n + 1}" for n in range(12)]
+ROWS = [{"source": f"{n} and {n + 1}", "target": a, "references": [a]} for n, a in enumerate(ANSWERS)]
 DATA = {"task": "pairs", "dataset_name": "data", "max_source_length": 32, "max_target_length": 32}
 TRAINING = {"max_steps": 1, "per_device_train_batch_size": 4, "save_strategy": "no", "report_to": "none", **ON_CPU}
 

@@ -153,6 +153,16 @@ def test_missing_columns_are_named():
         Task.load("squad").build(Dataset.from_list([{"context": "x", "question": "y"}]))
 
 
+def test_references_are_a_column_of_texts_or_one_text():
+    task = Task("own", "{q}", "{a}", references="all")
+    data = Dataset.from_list([{"q": "1", "a": "one", "all": "uno"}, {"q": "2", "a": "two", "all": None}])
+    built = task.build(data)
+    assert list(built["references"]) == [["uno"], ["two"]]
+    assert group_references(built)["references"][0] == ["uno"]
+    with pytest.raises(ValueError, match=r"task own: column 'all' is not in the data; it has \['a', 'q'\]"):
+        task.build(data.remove_columns("all"))
+
+
 def test_no_row_left_is_an_error():
     with pytest.raises(ValueError, match="none of the 1 rows"):
         Task.load("rocstories_middle_sentence").build(Dataset.from_list([{"text": "One."}]))

@@ -4,7 +4,16 @@ import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from modeling_yan.data.tokenization import set_truncation_side, tokenize_pairs, tokenize_sources, train_tokenizer
+from modeling_yan.data.tokenization import (
+    model_end_id,
+    set_truncation_side,
+    target_ids,
+    tokenize_pairs,
+    tokenize_sources,
+    train_tokenizer,
+)
+
+from ..helpers import tiny_config, word_piece_tokenizer
 
 LETTERS = "abcdefghij"
 
@@ -38,3 +47,15 @@ def test_filled_labels_all_have_the_longest_length(tokenizer):
     pairs = tokenize_pairs(rows("a", "bc"), tokenizer, 8, 6, fill_canvas=True)
     assert tokenizer.decode(pairs[0]["labels"]) == "bc</s></s></s></s>"
     assert tokenize_pairs(rows("a", "bc"), tokenizer, 8, 6)[0]["labels"] == pairs[0]["labels"][:3]
+
+
+@pytest.mark.parametrize(
+    ("configured", "new", "end_id"), [(7, False, 7), ([7, 8], False, 7), (None, False, 3), (7, True, 3)]
+)
+def test_the_end_is_the_configs_or_else_the_tokenizers(configured, new, end_id):
+    assert model_end_id(tiny_config(eos_token_id=configured), word_piece_tokenizer(), new=new) == end_id
+
+
+def test_targets_without_an_end_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="neither EOS nor SEP"):
+        target_ids(tokenizer, ["a"], None)

@@ -1,9 +1,17 @@
-"""How results are named in the tables of `yan evaluate`."""
+"""Lengths of references, and how results are named in the tables of `yan evaluate`."""
+
+import argparse
+from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
 from rich.console import Console
+from tokenizers import processors
 
-from modeling_yan.evaluation.evaluate import TABLE_WIDTH, describe_setting, make_table
+from modeling_yan.data.tasks import Task
+from modeling_yan.evaluation.evaluate import TABLE_WIDTH, Evaluation, describe_setting, make_table
+
+from ..helpers import tiny_config, word_piece_tokenizer, word_tokenizer
 
 SCORES = dict.fromkeys(("bleu", "rougeL", "exact_match", "f1", "self_bleu", "mean_words", "seconds"), 64.25)
 YAN = {"system": "YAN", "length": "predicted", "num_inference_steps": 1}
@@ -23,6 +31,18 @@ YAN = {"system": "YAN", "length": "predicted", "num_inference_steps": 1}
 )
 def test_a_setting_is_named_in_words(row, words):
     assert describe_setting(row) == words
+
+
+@pytest.mark.parametrize("kind", ["cls_and_sep", "no_eos"])
+def test_lengths_of_references_are_those_of_what_the_model_writes(kind):
+    """Words and an end, which is neither CLS before them nor left out where the tokenizer does."""
+    tokenizer = word_piece_tokenizer() if kind == "cls_and_sep" else word_tokenizer()
+    if kind == "no_eos":
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    model = SimpleNamespace(config=tiny_config(eos_token_id=3 if kind == "cls_and_sep" else 2))
+    rows = Dataset.from_dict({"target": ["pub", "near pub river", "river " * 9]})
+    task = Task("rows", "{source}", "{target}", max_target_length=6)
+    assert Evaluation(argparse.Namespace(), task, model, tokenizer, rows).oracle_lengths == [2, 4, 6]
 
 
 def test_a_table_is_readable_at_its_width():

@@ -58,7 +58,7 @@ def test_a_model_that_copies_is_evaluated(options, tmp_path):
     tokenizer = word_tokenizer()
     for part in (tiny_model(**options), tokenizer):
         part.save_pretrained(tmp_path / "model")
-    rows = [{"source": f"w{i} w{i + 1} w{i + 2}", "target": f"w{i}"} for i in range(5, 9)]
+    rows = [{"source": f"w{i} w{i + 1} w{i + 2}", "target": f"w{i}", "references": [f"w{i}"]} for i in range(5, 9)]
     Dataset.from_list(rows).to_json(tmp_path / "rows.jsonl")
     few = {"steps": 1, "candidates": 1, "length_candidates": 1, "speed_rows": 1, "bootstrap": 10}
     lengths = {"max_source_length": 8, "max_target_length": 8}

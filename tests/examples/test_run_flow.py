@@ -165,7 +165,7 @@ def test_unknown_recipe_keys_are_refused(workspace):
     assert "no file" in refused(SCRIPT, "absent.yaml", cwd=workspace)
 
 
-GOOD = {"source": "a", "target": "b"}
+GOOD = {"source": "a", "target": "b", "references": ["b"]}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ GOOD = {"source": "a", "target": "b"}
     [
         ([{"source": "a", "answer": "b"}], {}, "column 'target' is not in the data"),
         ([{"source": "a", "target": ""}], {}, "row 1: task pairs: the target of a row is empty"),
-        ([GOOD, {"source": None, "target": "b"}], {}, "row 2: task pairs: column 'source' is empty"),
+        ([GOOD, {**GOOD, "source": None}], {}, "row 2: task pairs: column 'source' is empty"),
         ([{"source": ["a", "b"], "target": "b"}], {}, "column 'source' holds a list, ['a', 'b'], not text"),
         ([GOOD], {"max_source_length": 1024}, "max_position_embeddings="),
         ([GOOD], {"output_dir": "autoencoder/config.json/out"}, "cannot be written to"),
@@ -191,7 +191,7 @@ def test_messy_data_and_bad_settings_end_with_one_clear_line(workspace, rows, op
 
 def test_long_rows_are_cut_and_counted(workspace):
     (workspace / "long").mkdir()
-    Dataset.from_list([{"source": "river " * 50, "target": "b"}] * 4).to_parquet(workspace / "long" / "train.parquet")
+    Dataset.from_list([{**GOOD, "source": "river " * 50}] * 4).to_parquet(workspace / "long" / "train.parquet")
     done = run_script_main(
         SCRIPT,
         cwd=workspace,

@@ -21,6 +21,7 @@ CONFIGS = ROOT / "configuration" / "accelerate"
 MAMBA = {"encoder_mixer": "mamba", "flow_mixer": "mamba"}
 JOBS = {
     "plain": {"kind": "ddp"},
+    "grouped-by-length": {"kind": "ddp", "arguments": {"train_sampling_strategy": "group_by_length"}},
     "accumulated-checkpointed-mamba": {
         "kind": "ddp",
         "arguments": {"gradient_accumulation_steps": 2, "gradient_checkpointing": True},
@@ -110,7 +111,7 @@ def test_compiled_training_gives_the_same_curve(tmp_path):
 def test_the_training_script_under_accelerate_launch(tmp_path):
     train_tokenizer(TEXTS, 300, 32).save_pretrained(tmp_path / "tokenizer")
     (tmp_path / "data").mkdir()
-    rows = [{"source": s, "target": t} for s in TEXTS for t in TEXTS]
+    rows = [{"source": s, "target": t, "references": [t]} for s in TEXTS for t in TEXTS]
     Dataset.from_list(rows).to_parquet(tmp_path / "data" / "train.parquet")
     Dataset.from_list(rows[:3]).to_parquet(tmp_path / "data" / "test.parquet")
     sizes = "{hidden_size: 16, encoder_layers: 1, flow_layers: 2, max_position_embeddings: 32}"

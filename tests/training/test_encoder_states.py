@@ -5,12 +5,14 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.data.tasks import Task
 from modeling_yan.training.encoder_states import STATES_FILE, EncoderStates, StatesCollator, load_states, store_states
 from modeling_yan.training.freezing import freeze
 
-from ..helpers import ON_CPU, ran, refused, seeded, tiny_bert, word_piece_tokenizer
+from ..helpers import ON_CPU, ROOT, ran, refused, seeded, tiny_bert, word_piece_tokenizer
 
 TEXTS = ["pub near river", "near pubs", "river river pub near pubs", "pub"]
 
@@ -85,24 +87,40 @@ def test_a_frozen_encoder_is_read_once_and_the_file_goes(bert, tmp_path):
     assert report["trained_parameters"] < report["parameters"]
 
 
-def test_an_encoders_own_rate_reaches_it_alone(bert, tmp_path):
-    lines = [json.dumps({"q": text, "a": "near"}) for text in TEXTS * 5]
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    options = {"train_file": "rows.jsonl", "source_column": "q", "target_column": "a", "max_steps": 1, **ON_CPU}
+OF_SCRIPTS = {
+    "flow": {"train_file": "rows.jsonl", "source_column": "prompt", "target_column": "completion", "warmup_steps": 0},
+    "sft": {"dataset_name": "rows.jsonl", "max_length": 16},
+    "autoencoder": {"dataset_name": "rows.jsonl", "text_columns": ["prompt", "completion"], "max_length": 16},
+    "reward": {"dataset_name": "rows", "task": "task.yaml", "reward": f"{ROOT}/examples/rewards.py:sentence_bleu"},
+}
+
+
+@pytest.mark.parametrize("script", OF_SCRIPTS)
+def test_an_encoders_own_rate_reaches_it_alone(bert, tmp_path, script):
+    lines = "\n".join(json.dumps({"prompt": text, "completion": "near"}) for text in TEXTS * 5)
+    (tmp_path / "rows").mkdir()
+    for name in ("rows.jsonl", "rows/train.jsonl", "rows/validation.jsonl"):
+        (tmp_path / name).write_text(lines)
+    task = Task("rows", "{prompt}", "{completion}", max_source_length=16, max_target_length=16)
+    task.save(tmp_path / "task.yaml")
+    YanForConditionalGeneration.from_encoder(bert).save_pretrained(tmp_path / "yan")
+    start = {"model_name_or_path": "yan", "tokenizer_name": bert} if script == "reward" else {"encoder": bert}
     ran(
-        "examples/run_flow.py",
+        f"examples/run_{script}.py",
         cwd=tmp_path,
-        encoder=bert,
         encoder_learning_rate=0.0,
-        warmup_steps=0,
         output_dir="out",
-        **options,
+        max_steps=1,
+        **start,
+        **OF_SCRIPTS[script],
+        **ON_CPU,
     )
     before = YanForConditionalGeneration.from_encoder(bert).state_dict()
-    after = YanForConditionalGeneration.from_pretrained(tmp_path / "out").state_dict()
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    trained = "decoder.lm_head.bias"
     encoder = [name for name in before if name.startswith("model.encoder.backbone.")]
     assert all(torch.equal(before[name], after[name]) for name in encoder)
-    assert not torch.equal(before["model.flow.final_norm.weight"], after["model.flow.final_norm.weight"])
+    assert not torch.equal(before[trained], after[trained])
 
 
 @pytest.mark.parametrize(

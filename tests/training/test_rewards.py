@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.training.rewards import YanRewardTrainer, group_advantages
 
-from ..helpers import randomize, seeded, tiny_model
+from ..helpers import WITH_BLANKS, randomize, seeded, tiny_model
 
 PAIRS = [
     ("color of the sky?", "blue"),
@@ -145,3 +145,10 @@ def test_a_run_logs_what_was_drawn_and_moves_the_weights(tmp_path, tokenizer):
 def test_bad_settings_are_refused(tmp_path, tokenizer, options, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, tokenizer, **options)
+
+
+@pytest.mark.parametrize("head", [False, "source"])
+def test_a_model_that_predicts_no_length_is_refused(tmp_path, tokenizer, head):
+    model = tiny_model(length_head=head, prediction_type="data", **WITH_BLANKS)
+    with pytest.raises(ValueError, match=rf"length_head={head!r} must be True"):
+        YanRewardTrainer(model, letters_of_the_answer, TrainingArguments(tmp_path), processing_class=tokenizer)

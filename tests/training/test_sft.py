@@ -4,13 +4,14 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from tokenizers import processors
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from trl import SFTConfig
 
 from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.training.sft import YanSFTTrainer, split_example
 
-from ..helpers import seeded, tiny_model
+from ..helpers import seeded, tiny_model, word_piece_tokenizer, word_tokenizer
 
 PAIRS = [
     ("color of the sky?", "blue"),
@@ -39,10 +40,13 @@ def tokenizer():
     return tokenizer
 
 
-def make_trainer(path, tokenizer, form: str = "prompt_completion", seed: int = 0, peft_config=None, **options):
+def make_trainer(
+    path, tokenizer, form: str = "prompt_completion", seed: int = 0, peft_config=None, end_id: int = 2, **options
+):
     model = tiny_model(
         seed=seed,
         vocab_size=290,
+        eos_token_id=end_id,
         hidden_size=48,
         intermediate_size=96,
         gate_hidden_size=48,
@@ -66,6 +70,17 @@ def test_sources_and_targets_are_tokenised_apart(tmp_path, tokenizer, form):
         source = prompt if form == "prompt_completion" else f"user: {prompt}\nassistant:"
         assert row["input_ids"] == tokenizer(source, truncation=True, max_length=24)["input_ids"]
         assert row["labels"] == tokenizer(completion)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["cls_and_sep", "no_eos"])
+def test_targets_end_once_with_the_models_end_and_begin_with_a_word(tmp_path, kind):
+    tokenizer = word_piece_tokenizer() if kind == "cls_and_sep" else word_tokenizer()
+    if kind == "no_eos":
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    end_id = tokenizer.sep_token_id if kind == "cls_and_sep" else tokenizer.eos_token_id
+    rows = make_trainer(tmp_path, tokenizer, end_id=end_id).train_dataset
+    for row, (_, completion) in zip(rows, PAIRS, strict=True):
+        assert row["labels"] == [*tokenizer(completion, add_special_tokens=False)["input_ids"], end_id]
 
 
 def test_the_loss_is_the_models_own(tmp_path, tokenizer):

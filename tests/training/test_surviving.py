@@ -32,7 +32,7 @@ SCRIPT = ROOT / "examples" / "run_flow.py"
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     train_tokenizer(TEXTS, 300, 32).save_pretrained(tmp_path / "tokenizer")
-    rows = [{"source": s, "target": t} for s in TEXTS for t in TEXTS] * 2
+    rows = [{"source": s, "target": t, "references": [t]} for s in TEXTS for t in TEXTS] * 2
     (tmp_path / "data").mkdir()
     Dataset.from_list(rows).to_parquet(tmp_path / "data" / "train.parquet")
     options = {

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import (
     BertConfig,
     DataCollatorForSeq2Seq,
@@ -17,7 +18,7 @@ from modeling_yan import YanForConditionalGeneration
 from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.training.freezing import freeze
 from modeling_yan.training.samples import SamplesCallback
-from modeling_yan.training.trainer import EMACallback, YanSeq2SeqTrainer, YanTrainer
+from modeling_yan.training.trainer import EMACallback, EpochLengthSampler, YanSeq2SeqTrainer, YanTrainer
 
 from ..helpers import TEXTS, tiny_model
 
@@ -130,6 +131,69 @@ def test_averaged_weights_are_the_recursion_and_serve_evaluation(tokenizer, tmp_
     with callback.applied(trainer.model):
         assert (trainer.model.decoder.lm_head.bias == 0).all()
     assert torch.equal(trainer.model.decoder.lm_head.bias.detach(), before)
+
+
+def test_the_best_models_average_is_what_is_left(tokenizer, tmp_path):
+    class Worsening(EMACallback):
+        """The first checkpoint is the best, whatever the losses are."""
+
+        def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+            metrics["eval_step"] = state.global_step
+
+    every_update = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "step", "greater_is_better": False}
+    trainer = train(tokenizer, tmp_path, callbacks=[Worsening(0.5)], **every_update, **best)
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
+    first, last = (load_file(tmp_path / f"checkpoint-{step}" / "ema.safetensors") for step in (1, 3))
+    bias = "decoder.lm_head.bias"
+    assert not torch.equal(first[bias], last[bias])
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, first[name]), name
+
+
+def test_the_average_goes_on_in_another_folder(tokenizer, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    whole = train(tokenizer, tmp_path / "whole", callbacks=[EMACallback(0.5)], **options)
+    checkpoint = str(tmp_path / "whole" / "checkpoint-2")
+    resumed = train(tokenizer, tmp_path / "again", callbacks=[EMACallback(0.5)], resume=checkpoint, **options)
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_rows_grouped_by_length_come_in_an_order_of_seed_and_epoch_alone():
+    lengths, epoch = [n % 7 + 1 for n in range(50)], 0
+
+    def order(seed: int, drawn_before: int) -> list[int]:
+        torch.manual_seed(drawn_before)
+        return list(EpochLengthSampler(3, lengths, seed=seed, epoch=lambda: epoch))
+
+    first = order(5, drawn_before=0)
+    assert sorted(first) == list(range(50))
+    assert order(5, drawn_before=1) == first
+    assert order(6, drawn_before=0) != first
+    epoch = 1
+    assert order(5, drawn_before=0) != first
+
+
+@pytest.mark.parametrize("step", [4, 6], ids=["between_epochs", "within_an_epoch"])
+def test_a_resumed_run_reads_the_batches_that_it_would_have_read(tokenizer, tmp_path, step):
+    class Reader(FixedDraws):
+        def forward(self, input_ids=None, attention_mask=None, labels=None, **kwargs):
+            read.append((input_ids.tolist(), labels.tolist()))
+            return super().forward(input_ids, attention_mask, labels, **kwargs)
+
+    options = {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 4, "max_steps": 10}
+    saving = {"save_strategy": "steps", "save_steps": step}
+    batches = []
+    for folder, resume in (("whole", None), ("again", str(tmp_path / "whole" / f"checkpoint-{step}"))):
+        read: list = []
+        model = tiny_model(Reader, vocab_size=300, latent_noise=0.0)
+        train(tokenizer, tmp_path / folder, model=model, resume=resume, **options, **saving)
+        batches.append(read)
+    whole, again = batches
+    # An epoch is four updates.
+    assert whole[:4] != whole[4:8]
+    assert again == whole[step:]
 
 
 def test_embeddings_can_have_a_learning_rate_of_their_own(tokenizer, tmp_path):

@@ -57,7 +57,7 @@ def with_trainer(output: Path, arguments: dict, config: dict) -> None:
     trainer = YanSeq2SeqTrainer(
         build(config),
         settings,
-        train_dataset=Dataset.from_dict({"row": list(range(ROWS))}),
+        train_dataset=Dataset.from_dict({"row": list(range(ROWS)), "length": (data["labels"] != -100).sum(1).tolist()}),
         data_collator=lambda features: {k: v[[f["row"] for f in features]] for k, v in data.items()},
     )
     trainer.train()
