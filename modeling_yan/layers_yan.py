@@ -45,6 +45,14 @@ def masked_mean_pool(states: torch.Tensor, mask: torch.Tensor | None) -> torch.T
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
+class YanPositionTable(nn.Embedding):
+    """A row for each position. Offloaded weights are there during `forward` only, which therefore reads them all."""
+
+    def forward(self, positions: torch.Tensor | int) -> torch.Tensor:
+        """Rows (B, L, d) of positions (B, L), or the first so many (L, d)."""
+        return super().forward(positions) if torch.is_tensor(positions) else self.weight[:positions]
+
+
 class YanPositionEmbeddings(nn.Module):
     """
     Learned positions, counted over valid tokens from the beginning and, with `config.reverse_positions`, from the end,
@@ -54,21 +62,21 @@ class YanPositionEmbeddings(nn.Module):
     def __init__(self, config: YanConfig):
         super().__init__()
         sizes = (config.max_position_embeddings, config.hidden_size)
-        self.position_embeddings = nn.Embedding(*sizes)
-        self.end_position_embeddings = nn.Embedding(*sizes) if config.reverse_positions else None
+        self.position_embeddings = YanPositionTable(*sizes)
+        self.end_position_embeddings = YanPositionTable(*sizes) if config.reverse_positions else None
 
     def positions(self, length: int, mask: torch.Tensor | None) -> torch.Tensor:
         """
         Position embeddings (B or 1, L, d) of a sequence with this mask (B, L); both kinds together on the scale of one.
         """
         if mask is None:
-            begin = self.position_embeddings.weight[:length].unsqueeze(0)
+            begin = self.position_embeddings(length).unsqueeze(0)
         else:
             begin = self.position_embeddings(position_ids_from_mask(mask))
         if self.end_position_embeddings is None:
             return begin
         if mask is None:
-            end = self.end_position_embeddings.weight[:length].flip(0).unsqueeze(0)
+            end = self.end_position_embeddings(length).flip(0).unsqueeze(0)
         else:
             end = self.end_position_embeddings(position_ids_from_mask(mask.flip(-1)).flip(-1))
         return (begin + end) * 2**-0.5
@@ -243,14 +251,17 @@ class YanDecoder(nn.Module):
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if tied else None
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.copy_head = None
-        if copies and config.canvas_from_source:
-            self.copy_head = YanCopyBias(config, COPY_START)
-        elif copies and config.copy_mechanism:
+        # Not read off the head's class: adapters and quantization put modules of their own in its place.
+        self.points = copies and config.copy_mechanism
+        if self.points:
             self.copy_head = YanPointer(config)
+        elif copies and config.canvas_from_source:
+            self.copy_head = YanCopyBias(config, COPY_START)
 
     def states(self, latents: torch.Tensor) -> torch.Tensor:
         """What the output projection reads (B, L, d)."""
-        hidden_states = latents.to(self.lm_head.weight.dtype)
+        # The weight of a quantized projection is of integers, its bias is not.
+        hidden_states = latents.to(self.lm_head.bias.dtype)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         return hidden_states if self.final_norm is None else self.final_norm(hidden_states)
@@ -262,7 +273,7 @@ class YanDecoder(nn.Module):
         """
         if self.copy_head is None or copied is None:
             return None
-        if isinstance(self.copy_head, YanCopyBias):
+        if not self.points:
             return copied.ids.unsqueeze(-1), self.copy_head(states)
         ids, scores = self.copy_head(states, copied)
         scores = total_by_token(scores, ids)
@@ -273,7 +284,7 @@ class YanDecoder(nn.Module):
         logits = self.lm_head(states)
         if copies is None:
             return logits
-        if isinstance(self.copy_head, YanPointer):
+        if self.points:
             return add_copies(logits, *copies)
         return logits.scatter_add(-1, copies[0], copies[1].to(logits.dtype))
 
@@ -294,7 +305,7 @@ class YanDecoder(nn.Module):
         `config.loss_chunk_size` positions at a time if it is set. Where answers quote their source, that of each token
         given those before it.
         """
-        if isinstance(self.copy_head, YanPointer) and copied is not None:
+        if self.points and copied is not None:
             return -self.copy_head.log_probs(states, self.lm_head(states), copied, labels)
         if logits is None and self.loss_chunk_size is None:
             logits = self.logits(states, self.copies(states, copied))

@@ -3,9 +3,11 @@
 import math
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
+from huggingface_hub import CommitInfo, HfApi, ModelCard
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
@@ -14,7 +16,8 @@ from transformers.utils import cached_file, logging
 from .configuration_yan import YanConfig
 from .flow_layers_yan import YanModulation
 from .layers_yan import YanCopyBias, YanEncoderLayer
-from .lexicon_yan import copy_lexicon
+from .lexicon_yan import FILE as LEXICON
+from .lexicon_yan import copy_lexicon, place_of
 from .mixers_yan import YanAttention, YanMambaDirection, YanNearIdentity
 from .model_card_yan import model_card
 from .velocity_field_yan import YanExperts
@@ -26,6 +29,24 @@ IDENTITY_PAIRS = {"gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swis
 # Initial standard deviation of token and position embeddings. Positions must live on the scale of latents and prior:
 # the flow adds them to its state.
 EMBEDDING_STD = 1.0
+CARD = "README.md"
+# Options of an upload, which `save_pretrained` and `push_to_hub` take.
+UPLOAD_OPTIONS = (
+    "repo_id",
+    "token",
+    "private",
+    "revision",
+    "commit_message",
+    "commit_description",
+    "create_pr",
+    "tags",
+)
+
+
+def file_times(folder: Path) -> dict[str, int]:
+    """When each file of a folder was last written; nothing for a folder that is not there."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    return {file.name: file.stat().st_mtime_ns for file in files if file.is_file()}
 
 
 class YanPreTrainedModel(PreTrainedModel):
@@ -136,21 +157,90 @@ class YanPreTrainedModel(PreTrainedModel):
             table = self.get_input_embeddings().weight
             self.decoder.final_norm.weight.fill_(1 / (table.std().item() * table.shape[1] ** 0.5))
 
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, *, push_to_hub: bool = False, **kwargs
+    ) -> CommitInfo | None:
         """
         As in transformers, and complete: the code that loads the folder with `trust_remote_code=True` is saved with it,
         which the library does for a class with a single Auto class only, and never for pipelines; so are the lexicon
         beside the model, if any, and a README.md where there is none.
-        """
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if is_main_process:
-            folder = Path(save_directory)
-            self._save_code(folder)
-            copy_lexicon(self, folder)
-            if not (folder / "README.md").exists():
-                (folder / "README.md").write_text(model_card(self, folder.resolve().name), encoding="utf-8")
 
-    def _save_code(self, folder: Path) -> None:
+        Args:
+            push_to_hub: uploads what was saved, with the options of the method of that name; `repo_id` is the folder's
+                name by default.
+
+        Returns:
+            The commit, where something was uploaded.
+        """
+        folder = Path(save_directory)
+        options = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs}
+        options.setdefault("repo_id", folder.resolve().name)
+        before = file_times(folder)
+        # The library would upload before there are code and card.
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if not is_main_process:
+            return None
+        code = self._save_code(folder)
+        copy_lexicon(self, folder)
+        if not (folder / CARD).exists():
+            (folder / CARD).write_text(model_card(self, options["repo_id"]), encoding="utf-8")
+        if not push_to_hub:
+            return None
+        # What belongs to the model may have been there before; other files may, too.
+        names = {name for name, time in file_times(folder).items() if before.get(name) != time}
+        return self._upload(folder, names | code | {LEXICON, CARD}, own_card=CARD in before, **options)
+
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "50GB", **options) -> CommitInfo:
+        """
+        Uploads what `save_pretrained` writes. The Hub's README.md stays as it is where there is one.
+
+        Args:
+            repo_id: name of the repository, which is created if it is not there.
+            **options: `token`, `private`, `revision`, `commit_message`, `commit_description`, `create_pr` and `tags`,
+                as in transformers.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size, repo_id=repo_id)
+            return self._upload(Path(folder), set(file_times(Path(folder))), repo_id=repo_id, **options)
+
+    def _upload(
+        self,
+        folder: Path,
+        names: set[str],
+        *,
+        repo_id: str,
+        own_card: bool = False,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        create_pr: bool = False,
+        tags: str | list[str] | None = None,
+    ) -> CommitInfo:
+        """Uploads files of a folder; not its card where the Hub has one, unless it is the folder's own."""
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if not own_card and CARD in api.list_repo_files(repo_id):
+            names = names - {CARD}
+        if wanted := [*(self.model_tags or ()), *([tags] if isinstance(tags, str) else tags or ())]:
+            card = ModelCard.load(folder / CARD)
+            card.data.tags = [*dict.fromkeys([*(card.data.tags or ()), *wanted])]
+            card.save(folder / CARD)
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            allow_patterns=sorted(names),
+            revision=revision,
+            commit_message=commit_message or f"Upload {type(self).__name__}",
+            commit_description=commit_description,
+            create_pr=create_pr,
+        )
+
+    def _save_code(self, folder: Path) -> set[str]:
+        """Copies the code that belongs to every YAN into a folder; returns the files' names."""
         here = Path(__file__).parent
         files = {file.name: file for file in here.glob("*_yan.py")}
         # Inference Endpoints look for it under this name.
@@ -169,13 +259,13 @@ class YanPreTrainedModel(PreTrainedModel):
             if name not in files:
                 # Loaded as remote code, which caches only what this file imports; the rest is where the model came
                 # from.
-                found = cached_file(self.config.name_or_path, name, _raise_exceptions_for_missing_entries=False)
+                place, revision = place_of(self) or (self.config.name_or_path, None)
+                found = cached_file(place, name, revision=revision, _raise_exceptions_for_missing_entries=False)
                 if found is None:
-                    logger.warning(
-                        f"{name} was not found beside {self.config.name_or_path}; {folder} is saved without it"
-                    )
+                    logger.warning(f"{name} was not found beside {place}; {folder} is saved without it")
                     continue
                 files[name] = Path(found)
         for name, file in files.items():
             if file.resolve() != (folder / name).resolve():
                 shutil.copyfile(file, folder / name)
+        return set(files)

@@ -1,15 +1,36 @@
 """A new model around a pretrained encoder in one call."""
 
+import inspect
+
 import pytest
 import torch
-from peft import get_peft_model
-from transformers import AutoModelForSeq2SeqLM, BertModel, DistilBertConfig, GPT2Config, GPT2Model, T5Config
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartModel,
+    BertForMaskedLM,
+    BertModel,
+    DistilBertConfig,
+    GPT2Config,
+    GPT2Model,
+    T5Config,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
+)
 
-from modeling_yan import YanConfig, YanForConditionalGeneration, YanForMaskedLM
+from modeling_yan import (
+    YanConfig,
+    YanForConditionalGeneration,
+    YanForMaskedLM,
+    YanForQuestionAnswering,
+    YanForSequenceClassification,
+    YanForTokenClassification,
+)
 from modeling_yan.from_encoder_yan import HOSTED_DEFAULTS
 from modeling_yan.training.adapters import lora_config
 
-from .helpers import seeded, source_batch, tiny_bert, word_piece_tokenizer
+from .helpers import randomize, seeded, source_batch, tiny_bert, word_piece_tokenizer
 
 IDS, MASK = torch.tensor([[2, 5, 8, 6, 3], [2, 6, 3, 0, 0]]), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 LABELS = torch.tensor([[5, 8, 3], [6, 3, -100]])
@@ -150,6 +171,47 @@ def test_fields_that_do_not_fit_are_refused(bert, fields, message):
         YanForConditionalGeneration.from_encoder(bert, **fields)
 
 
+T5 = {"vocab_size": 9, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "pad_token_id": 0}
+BART = {"vocab_size": 9, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 24}
+BART |= {"decoder_ffn_dim": 24, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "pad_token_id": 0}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("saved", [False, True], ids=["object", "folder"])
+@pytest.mark.parametrize(
+    ("build", "encoder"),
+    [
+        (lambda: BertForMaskedLM(tiny_bert().config), lambda model: model.bert),
+        (lambda: BartModel(BartConfig(max_position_embeddings=24, **BART)), lambda model: model.encoder),
+        (lambda: T5ForConditionalGeneration(T5Config(**T5)), lambda model: model.encoder),
+        (lambda: T5EncoderModel(T5Config(**T5)), lambda model: model),
+    ],
+    ids=["bert with head", "bart", "t5 with head", "t5 encoder"],
+)
+def test_of_any_model_the_encoder_is_taken(build, encoder, saved, tmp_path):
+    torch.manual_seed(0)
+    theirs = randomize(build()).eval()
+    expected = encoder(theirs)(input_ids=IDS, attention_mask=MASK).last_hidden_state
+    if saved:
+        theirs.save_pretrained(tmp_path)
+    model = YanForConditionalGeneration.from_encoder(
+        tmp_path if saved else theirs, word_piece_tokenizer(), flow_layers=1
+    )
+    found = model.get_encoder()(IDS, MASK).last_hidden_state
+    torch.testing.assert_close(found[MASK.bool()], expected[MASK.bool()])
+    assert model.generate(IDS, MASK, max_new_tokens=4, generator=seeded()).shape[0] == 2
+    model.save_pretrained(tmp_path / "yan")
+    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "yan")
+    assert torch.equal(again.get_encoder()(IDS, MASK).last_hidden_state, found)
+
+
+def test_an_encoder_with_changed_layers_is_refused():
+    bert = tiny_bert()
+    bert.add_adapter(LoraConfig(r=2, target_modules=["query"]))
+    with pytest.raises(ValueError, match=r"BertModel lacks 4 weights .*query.bias; merge adapters"):
+        YanForConditionalGeneration.from_encoder(bert, word_piece_tokenizer())
+
+
 def test_encoders_and_tokenizers_that_do_not_fit_are_refused(bert, tmp_path):
     tiny = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 60}
     with pytest.raises(ValueError, match=r"type 'gpt2'.*one direction"):
@@ -175,6 +237,56 @@ def test_encoders_and_tokenizers_that_do_not_fit_are_refused(bert, tmp_path):
     BertModel.from_pretrained(bert).save_pretrained(tmp_path, state_dict=kept)
     with pytest.raises(ValueError, match="lacks 4 weights of the encoder"):
         YanForConditionalGeneration.from_encoder(tmp_path, word_piece_tokenizer())
+
+
+LEFT_IDS, LEFT_MASK = torch.tensor([[2, 5, 8, 6, 3], [0, 0, 2, 6, 3]]), torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
+
+
+@torch.no_grad()
+def test_weights_of_attention_stand_where_the_tokens_do(bert):
+    model = YanForConditionalGeneration.from_encoder(bert, flow_layers=1, attn_implementation="eager")
+    right = model.get_encoder()(IDS, MASK, output_attentions=True).attentions
+    left = model.get_encoder()(LEFT_IDS, LEFT_MASK, output_attentions=True).attentions
+    assert len(left) == 2
+    for ours, theirs in zip(left, right, strict=True):
+        torch.testing.assert_close(ours[0], theirs[0])
+        torch.testing.assert_close(ours[1, :, 2:, 2:], theirs[1, :, :3, :3])
+        assert not ours[1, :, 2:, :2].any()
+
+
+@torch.no_grad()
+def test_token_types_stand_where_the_tokens_do(bert):
+    encoder = YanForConditionalGeneration.from_encoder(bert, flow_layers=1).get_encoder()
+    types = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 1, 0, 0]])
+    left_types = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 1]])
+    right = encoder(IDS, MASK, token_type_ids=types).last_hidden_state
+    left = encoder(LEFT_IDS, LEFT_MASK, token_type_ids=left_types).last_hidden_state
+    torch.testing.assert_close(left[1, 2:], right[1, :3])
+    theirs = BertModel.from_pretrained(bert).eval()(IDS, MASK, token_type_ids=types).last_hidden_state
+    torch.testing.assert_close(right[MASK.bool()], theirs[MASK.bool()])
+    alone = encoder(IDS[:1], token_type_ids=types[:1]).last_hidden_state
+    torch.testing.assert_close(alone, theirs[:1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "model_class", [YanForSequenceClassification, YanForTokenClassification, YanForQuestionAnswering]
+)
+def test_heads_read_the_token_types_that_trainer_leaves_in_a_batch(model, model_class):
+    head = model_class(model.config).eval()
+    batch = {"input_ids": IDS, "attention_mask": MASK, "token_type_ids": MASK, "text": "dropped"}
+    kept = {name: batch[name] for name in inspect.signature(head.forward).parameters if name in batch}
+    with_types, without = head(**kept)[0], head(IDS, MASK)[0]
+    assert not torch.allclose(with_types, without, atol=1e-4)
+
+
+@torch.no_grad()
+def test_writing_and_training_pass_over_token_types(model):
+    batch = {"input_ids": IDS, "attention_mask": MASK}
+    types = {"token_type_ids": torch.ones_like(IDS)}
+    assert torch.equal(model(**batch, **types).logits, model(**batch).logits)
+    texts = [model.generate(**batch, **more, generator=seeded()) for more in ({}, types)]
+    assert torch.equal(*texts)
 
 
 def test_an_adapter_reaches_the_encoder(bert):

@@ -10,7 +10,7 @@ from modeling_yan.compilation_yan import group_by_bucket
 from modeling_yan.generation_yan import YanGenerateOutput, merge_repeats, take_positions, text_positions
 from modeling_yan.sampling_yan import draw_noise, row_seeds
 
-from .helpers import VOCAB_SIZE, seeded, source_batch, tiny_model
+from .helpers import VOCAB_SIZE, WITH_BLANKS, seeded, source_batch, tiny_model
 
 
 def details(model, *args, **kwargs) -> YanGenerateOutput:
@@ -336,6 +336,32 @@ def test_streamer_gets_a_draft_per_step_and_the_text(model):
     assert torch.equal(streamer.drafts[-1], out[0])
     assert [t.tolist() for t in streamer.texts] == [out[0].tolist()]
     assert streamer.ended
+
+
+@pytest.mark.parametrize(
+    ("model_options", "options"),
+    [
+        ({}, {"max_new_tokens": 3}),
+        ({}, {"min_new_tokens": 9, "target_lengths": 10}),
+        ({}, {"merge_repeats": 3, "target_lengths": 20}),
+        ({}, {"solver": "heun", "length_mode": "canvas", "max_new_tokens": 5}),
+        (WITH_BLANKS, {"max_new_tokens": 3}),
+        (WITH_BLANKS, {"max_new_tokens": 3, "target_lengths": 12}),
+        (WITH_BLANKS, {"blank_penalty": 4.0}),
+        (WITH_BLANKS, {"merge_repeats": 2, "target_lengths": 12, "max_new_tokens": 7}),
+    ],
+    ids=lambda options: "-".join(options) or "no_blanks",
+)
+def test_the_last_draft_is_the_text(model_options, options):
+    model = tiny_model(**model_options)
+    # Three words, EOS and the blank alone, so that texts repeat themselves and are of many lengths.
+    with torch.no_grad():
+        model.decoder.lm_head.bias[[0, 10, 11, 12]] += 20.0
+        model.decoder.lm_head.bias[2] += 19.5
+    for seed in range(4):
+        ids, streamer = source_batch((6,), seed)[0], Recorder()
+        text = model.generate(ids, streamer=streamer, generator=seeded(seed), **options)
+        assert torch.equal(streamer.drafts[-1], text[0])
 
 
 def test_trainer_and_peft_arguments_are_accepted(model):

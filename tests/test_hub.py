@@ -20,11 +20,13 @@ from modeling_yan import (
     YanForSequenceClassification,
     YanForTokenClassification,
     YanModel,
+    pretrained_yan,
     restore,
 )
 from modeling_yan.data.tokenization import train_tokenizer
 
 from .helpers import HUB_FILES, ROOT, YAN_E2E, YAN_RESTORE, seeded, source_batch, tiny_config, tiny_model
+from .hub_server import hub_on_loopback, used_by_this_process
 
 SHIPPED = [YAN_E2E, YAN_RESTORE]
 TEXTS = [
@@ -251,6 +253,53 @@ def test_a_model_loaded_as_remote_code_saves_a_complete_folder_again(folder, tmp
     """
     assert "generated_text" in stranger.run(code, tmp_path)
     assert {p.name for p in (tmp_path / "again").iterdir()} == {p.name for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize("way", ["save_pretrained", "push_to_hub"])
+def test_an_upload_holds_code_and_card(way, tmp_path):
+    model, folder = tiny_model(), tmp_path / "yan"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("nobody's business")
+
+    def push(**options):
+        if way == "push_to_hub":
+            model.push_to_hub("org/yan", **options)
+        else:
+            model.save_pretrained(folder, push_to_hub=True, repo_id="org/yan", **options)
+
+    with hub_on_loopback(tmp_path / "cache") as (environment, repositories), used_by_this_process(environment):
+        push(tags=["e2e"])
+        pushed = repositories["org/yan"]
+        assert {*pushed} == {
+            *(path.name for path in HUB_FILES),
+            *("config.json", "generation_config.json", "model.safetensors", "README.md"),
+        }
+        card = pushed["README.md"].decode()
+        assert 'pipeline("text2text-generation", model="org/yan", trust_remote_code=True)' in card
+        assert {"yan", "custom_code", "e2e"} <= set(ModelCard(card).data.tags)
+        # The card in the folder is the one to upload, and where there is none, the Hub's stays.
+        pushed["README.md"] = b"what somebody wrote"
+        push()
+        expected = card if way == "save_pretrained" else "what somebody wrote"
+        assert pushed["README.md"].decode() == expected
+        with pytest.raises(TypeError, match="branch"):
+            model.push_to_hub("org/yan", branch="main")
+
+
+def test_code_is_taken_from_the_revision_that_the_model_was_loaded_at(tmp_path, monkeypatch):
+    asked = []
+
+    def cached_file(name_or_path, name, revision=None, **options):
+        asked.append((name_or_path, revision))
+
+    # As remote code: beside this file is only what it imports.
+    monkeypatch.setattr(pretrained_yan, "__file__", str(tmp_path / "code" / "pretrained_yan.py"))
+    monkeypatch.setattr(pretrained_yan, "cached_file", cached_file)
+    model = tiny_model()
+    model.config.name_or_path, model.config._commit_hash = "org/yan", "0123456789"
+    monkeypatch.setattr(pretrained_yan, "copy_lexicon", lambda model, folder: None)
+    model.save_pretrained(tmp_path / "again")
+    assert set(asked) == {("org/yan", "0123456789")}
 
 
 def test_save_and_load_are_bit_equal(tmp_path):

@@ -6,7 +6,7 @@ from peft import AutoPeftModelForSeq2SeqLM, IA3Config, LoraConfig, PeftModel, ge
 
 from modeling_yan import YanForConditionalGeneration
 
-from .helpers import seeded, source_batch, target_labels, tiny_model
+from .helpers import WITH_BLANKS, seeded, source_batch, target_labels, tiny_model
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "out_proj", "up_proj", "down_proj"]
 
@@ -79,6 +79,26 @@ def test_adapter_learns_saves_loads_and_merges(config, tmp_path):
     merged.save_pretrained(tmp_path / "merged")
     again = YanForConditionalGeneration.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(logits(again), after, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {**WITH_BLANKS, "length_head": "source"},
+        {"copy_mechanism": True, "nll_loss_weight": 0.0, "mse_loss_weight": 0.0},
+    ],
+    ids=["own token", "quotations"],
+)
+def test_an_adapter_on_all_linear_layers_leaves_copying_in_place(options):
+    """Among them is the layer that decides what is copied, which is then of PEFT's class."""
+    base = tiny_model(**options)
+    before, written = logits(base), text(base)
+    model = get_peft_model(base, LoraConfig(task_type="SEQ_2_SEQ_LM", r=2, target_modules="all-linear"))
+    assert any("copy_head" in name and "lora_A" in name for name, _ in model.named_parameters())
+    torch.testing.assert_close(logits(model), before)
+    assert torch.equal(text(model), written)
+    train_a_little(model)
+    assert not torch.allclose(logits(model), before, atol=1e-4)
 
 
 def test_expert_adapter_changes_the_computed_expert():

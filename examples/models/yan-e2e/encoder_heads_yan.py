@@ -18,7 +18,10 @@ from .pretrained_yan import YanPreTrainedModel
 
 
 class _YanEncoderWithHead(YanPreTrainedModel):
-    """Shared by the classes that put a head on the encoder alone."""
+    """
+    Shared by the classes that put a head on the encoder alone. Their `forward` names `token_type_ids`, which a hosted
+    encoder may read: Trainer drops columns that a signature does not name.
+    """
 
     _keys_to_ignore_on_load_unexpected = [*FLOW_KEYS, r"^length_head\.", r"^decoder\."]
 
@@ -44,12 +47,13 @@ class YanForSequenceClassification(_YanEncoderWithHead):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """
         `labels`: (B,) class ids, or floats for regression and multi-label problems, as `config.problem_type` says.
         """
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, token_type_ids=token_type_ids, **kwargs)
         logits = self.classifier(self.dropout(masked_mean_pool(outputs.last_hidden_state, attention_mask)))
         loss = None
         if labels is not None:
@@ -74,10 +78,11 @@ class YanForTokenClassification(_YanEncoderWithHead):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """`labels`: (B, L) class ids, -100 ignored."""
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, token_type_ids=token_type_ids, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
         return TokenClassifierOutput(
@@ -101,10 +106,11 @@ class YanForQuestionAnswering(_YanEncoderWithHead):
         inputs_embeds: torch.FloatTensor | None = None,
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """`start_positions`, `end_positions`: (B,) token indices of the answer's ends."""
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, token_type_ids=token_type_ids, **kwargs)
         start_logits, end_logits = self.qa_outputs(self.dropout(outputs.last_hidden_state)).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from .configuration_yan import HOSTED_ENCODERS, YanConfig
+from .encoder_yan import encoder_within
 from .training_config_yan import TRAINING_FIELDS
 
 # What stands around a pretrained encoder where nothing else is asked for. Only the endpoint is trained: with it nothing
@@ -141,7 +142,7 @@ def load_encoder(name: str | os.PathLike, **options) -> PreTrainedModel:
             f"{name} lacks {len(missing)} weights of the encoder, which would be random, among them {missing[0]}; name "
             "a folder that was saved from a whole model"
         )
-    return (model.get_encoder() if model.config.is_encoder_decoder else model).eval()
+    return encoder_within(model).eval()
 
 
 # Name in a flow layer -> name in a layer of BERT's form.
@@ -202,7 +203,7 @@ class YanFromEncoderMixin:
 
         Args:
             pretrained_model_name_or_path: folder or Hub name of a BERT, RoBERTa, ModernBERT, BART or T5 (of the last
-                two the encoder half); or such an encoder itself.
+                two the encoder half); or such a model itself, whatever head is on it.
             tokenizer: which ids pad, begin and end texts; read from the same name by default.
             attn_implementation: as in `from_pretrained`.
             trust_remote_code: whether code that comes with the tokenizer may run.
@@ -211,12 +212,14 @@ class YanFromEncoderMixin:
                 the output projection is tied to the encoder's token embeddings.
 
         Raises:
-            ValueError: for an encoder of another kind or without all its weights, a tokenizer that does not fit it or
-                ends no text, and config fields that are unknown or do not fit.
+            ValueError: for an encoder of another kind, without all its weights or with changed layers, a tokenizer that
+                does not fit it or ends no text, and config fields that are unknown or do not fit.
             OSError: if there is no such model.
         """
         encoder, hub = pretrained_model_name_or_path, {"revision": revision, "token": token}
-        if not isinstance(encoder, PreTrainedModel):
+        if isinstance(encoder, PreTrainedModel):
+            encoder = encoder_within(encoder)
+        else:
             encoder = load_encoder(pretrained_model_name_or_path, **hub)
             if tokenizer is None:
                 tokenizer = AutoTokenizer.from_pretrained(
@@ -227,6 +230,12 @@ class YanFromEncoderMixin:
             yan_config._attn_implementation = attn_implementation
         model = cls(yan_config).eval()
         backbone, weights = model.model.encoder.backbone, encoder.state_dict()
+        missing = sorted(backbone.state_dict().keys() - weights.keys())
+        if missing:
+            raise ValueError(
+                f"{type(encoder).__name__} lacks {len(missing)} weights that its config promises, among them "
+                f"{missing[0]}; merge adapters into it, and undo other changes of its layers"
+            )
         backbone.load_state_dict({name: weights[name] for name in backbone.state_dict()})
         model.start_tied_head()
         if yan_config.flow_from_encoder and model.model.flow is not None:

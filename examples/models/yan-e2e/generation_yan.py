@@ -1,6 +1,6 @@
 """Generation: noise -> a few ODE steps -> the whole answer at once, and the choice among candidates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -253,10 +253,9 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         seeds = row_seeds(input_ids, attention_mask, len(states), generator)
         sources = Sources(states, mask, input_ids, seeds, lengths, prior_noise)
         written = self._write_rows(sources, options, self._draft_writer(streamer, sources, options))
-        # 8. A canvas with blanks may hold more tokens than were asked for.
+        # 8.
         row_lengths = written.lengths.flatten()
-        most = row_lengths if self.config.canvas_ratio == 1 else row_lengths.clamp(max=options.longest)
-        positions = text_positions(written.ids.flatten(0, 1), most, options)
+        positions = self._text_positions(written.ids.flatten(0, 1), row_lengths, options)
         sequences = take_positions(written.ids.flatten(0, 1), positions, options.pad_token_id)
         if streamer is not None:
             if getattr(streamer, "skip_prompt", False):
@@ -378,17 +377,27 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         logits = length_logits[:, shortest - 1 : longest]
         return logits.topk(min(options.num_length_candidates, logits.shape[1]), dim=1).indices + shortest
 
+    def _text_positions(
+        self, ids: torch.LongTensor, lengths: torch.LongTensor, options: GenerationOptions
+    ) -> torch.LongTensor:
+        """`text_positions` of ids (N, L) written on canvases of these lengths (N,)."""
+        # A canvas with blanks may hold more tokens than were asked for.
+        most = lengths if self.config.canvas_ratio == 1 else lengths.clamp(max=options.longest)
+        return text_positions(ids, most, options)
+
     def _draft_writer(self, streamer, sources: Sources, options: GenerationOptions):
-        """What is called with each step's endpoint, where a streamer wants drafts."""
+        """What is called with each step's endpoint, where a streamer wants drafts: those of the first candidate."""
         if streamer is None or not hasattr(streamer, "put_draft"):
             return None
+        # Drawn drafts would flicker.
+        sampling = replace(options.sampling, do_sample=False)
 
         def write(latents: torch.Tensor) -> None:
-            first = sources.select(torch.tensor([0], device=latents.device))
-            copied_ids = self.copied_ids(latents.shape[1], first.input_ids, first.mask)
-            copied = self.copy_source(copied_ids, first.states, first.mask)
-            ids, *_ = self.decode_latents(latents[:1], copied=copied)
-            positions = text_positions(ids, sources.lengths[0, :1], options)
+            length, own = latents.shape[1], sources.lengths[0, :1]
+            copied_ids = self.copied_ids(length, sources.input_ids, sources.mask)
+            copied = self.copy_source(copied_ids, sources.states, sources.mask)
+            ids, *_ = self.decode_latents(latents[:1], length_mask(own, length), options=sampling, copied=copied)
+            positions = self._text_positions(ids, own, options)
             streamer.put_draft(take_positions(ids, positions, options.pad_token_id)[0].cpu())
 
         return write

@@ -147,6 +147,21 @@ class YanCrossAttention(YanAttention):
             setattr(self, name, YanNearIdentity(config.hidden_size, config.hidden_size, bias=bias))
 
 
+class YanNeighbours(nn.Conv1d):
+    """
+    A depthwise convolution over the neighbours on both sides. Offloaded weights are there during `forward` only, which
+    therefore computes all of it.
+    """
+
+    def __init__(self, channels: int, width: int):
+        super().__init__(channels, channels, width, padding=width // 2, groups=channels)
+
+    def forward(self, hidden_states: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """`start` (B, L, d) plus the convolution of the states (B, L, d), zeros beyond their ends."""
+        weight = self.weight.squeeze(1)
+        return depthwise_convolution(hidden_states, weight, start + self.bias, before=weight.shape[1] // 2)
+
+
 class YanConvAttention(YanAttention):
     """
     Self-attention behind a depthwise convolution over the neighbours on both sides, `x + conv(x)`: nearness, which
@@ -156,18 +171,13 @@ class YanConvAttention(YanAttention):
 
     def __init__(self, config: YanConfig):
         super().__init__(config)
-        size = CONV_ATTENTION_SIZE
-        self.conv1d = nn.Conv1d(
-            config.hidden_size, config.hidden_size, size, padding=size // 2, groups=config.hidden_size
-        )
+        self.conv1d = YanNeighbours(config.hidden_size, CONV_ATTENTION_SIZE)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: tuple | None = None) -> tuple:
         """As `YanAttention`; `attention_mask` is a pair, the attention's and the sequence's own (B, L)."""
         attended, valid = (None, None) if attention_mask is None else attention_mask
         x = hidden_states if valid is None else hidden_states * valid.to(hidden_states.dtype).unsqueeze(-1)
-        weight = self.conv1d.weight.squeeze(1)
-        y = depthwise_convolution(x, weight, hidden_states + self.conv1d.bias, before=weight.shape[1] // 2)
-        return super().forward(y, attended)
+        return super().forward(self.conv1d(x, hidden_states), attended)
 
 
 class YanMambaDirection(nn.Module):

@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
@@ -81,6 +81,15 @@ class YanEncoder(YanPreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.final_norm(hidden_states))
 
 
+def encoder_within(model: PreTrainedModel) -> PreTrainedModel:
+    """The encoder of any model that has one, without heads and decoder; an encoder as it is."""
+    model = model.base_model
+    # In BERT what has this name is no model of its own: embeddings are not part of it. The config does not tell: the
+    # one of an encoder that was saved alone says that there is no decoder, for a class that adds one.
+    encoder = getattr(model, "encoder", None)
+    return encoder if isinstance(encoder, PreTrainedModel) else model
+
+
 class YanHostedEncoder(YanPreTrainedModel):
     """
     A pretrained encoder of transformers (`config.encoder_config`) in the place of `YanEncoder`. It keeps its own
@@ -94,9 +103,7 @@ class YanHostedEncoder(YanPreTrainedModel):
         super().__init__(config)
         # The vocabulary is that of the whole, which may have been changed since.
         config.encoder_config.vocab_size = config.vocab_size
-        backbone = AutoModel.from_config(config.encoder_config)
-        if config.encoder_config.is_encoder_decoder:
-            backbone = backbone.get_encoder()
+        backbone = encoder_within(AutoModel.from_config(config.encoder_config))
         if getattr(backbone, "pooler", None) is not None:
             # YAN never reads it, and a parameter without gradient stops data-parallel training.
             backbone.pooler = None
@@ -119,14 +126,18 @@ class YanHostedEncoder(YanPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """
-        Args and errors as those of `YanEncoder`. Rows are moved to the left edge for the backbone, which counts
-        positions from there, and back again; a row padded on the right, or not at all, is passed on as it is.
+        Args and errors as those of `YanEncoder`, and `token_type_ids` (B, L) for a backbone that has them. Rows are
+        moved to the left edge for the backbone, which counts positions from there, and back again; a row padded on the
+        right, or not at all, is passed on as it is.
         """
         check_source(input_ids, attention_mask, inputs_embeds, self.config.max_position_embeddings)
         if attention_mask is None:
+            if token_type_ids is not None:
+                kwargs["token_type_ids"] = token_type_ids
             outputs = self.backbone(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
             return BaseModelOutput(
                 *(outputs.get(name) for name in ("last_hidden_state", "hidden_states", "attentions"))
@@ -147,20 +158,24 @@ class YanHostedEncoder(YanPreTrainedModel):
             input_ids = input_ids.gather(1, order).masked_fill(mask == 0, 0 if padding is None else padding)
         else:
             inputs_embeds = inputs_embeds.gather(1, order.unsqueeze(-1).expand(-1, -1, inputs_embeds.shape[-1]))
+        if token_type_ids is not None:
+            kwargs["token_type_ids"] = token_type_ids.gather(1, order)
         outputs = self.backbone(input_ids=input_ids, attention_mask=mask, inputs_embeds=inputs_embeds, **kwargs)
 
-        def back(states: torch.Tensor | None) -> torch.Tensor | None:
+        def back(states: torch.Tensor | None, axis: int = 1) -> torch.Tensor | None:
             # None for a layer that was not asked for.
             if states is None:
                 return None
-            index = order.unsqueeze(-1).expand_as(states)
-            return states.new_zeros(*attention_mask.shape, states.shape[-1]).scatter(1, index, states)
+            states = states.movedim(axis, 1)
+            index = order[(..., *[None] * (states.dim() - 2))].expand_as(states)
+            placed = states.new_zeros(*attention_mask.shape, *states.shape[2:]).scatter(1, index, states)
+            return placed.movedim(1, axis)
 
-        hidden_states = outputs.get("hidden_states")
+        hidden_states, attentions = outputs.get("hidden_states"), outputs.get("attentions")
         return BaseModelOutput(
             last_hidden_state=back(outputs.last_hidden_state),
             hidden_states=None if hidden_states is None else tuple(map(back, hidden_states)),
-            attentions=outputs.get("attentions"),
+            attentions=None if attentions is None else tuple(back(back(weights, 2), 3) for weights in attentions),
         )
 
 

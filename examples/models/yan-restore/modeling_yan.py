@@ -188,6 +188,8 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         one at the drawn times the statistics of the gate are those at t = 0.
         """
         settings = self.config.training_config
+        # `generate` passes over them, too: a source is one text, in training (Trainer drops the column) as afterwards.
+        kwargs.pop("token_type_ids", None)
         # 1. Read the source.
         outputs = self.model(input_ids, attention_mask, inputs_embeds, encoder_outputs=encoder_outputs, **kwargs)
         source = outputs.last_hidden_state

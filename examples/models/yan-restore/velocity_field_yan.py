@@ -44,7 +44,8 @@ class YanTimeEmbedding(nn.Module):
         frequencies = torch.arange(self.half, device=timesteps.device, dtype=torch.float32)
         angles = timesteps.float()[:, None] * torch.exp(frequencies * (-math.log(10000) / (self.half - 1)))
         sinusoids = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        return self.act_fn(self.proj(sinusoids.to(self.proj.weight.dtype)))
+        # The weight of a quantized projection is of integers, its bias is not.
+        return self.act_fn(self.proj(sinusoids.to(self.proj.bias.dtype)))
 
 
 @dataclass
