@@ -109,7 +109,8 @@ def main() -> None:
     texts: dict[str, list[dict]] = {}
     for given in arguments.documents:
         for split, rows in windows_by_split(read_documents(given), arguments).items():
-            texts.setdefault(split, []).extend({"text": row, "source": Path(given).name} for row in rows)
+            source = Path(given).name.partition(":")[0]
+            texts.setdefault(split, []).extend({"text": row, "source": source} for row in rows)
     # What many people say is in several documents.
     trained = {row["text"] for row in texts.get("train", [])}
     for split in texts.keys() - {"train"}:
