@@ -25,6 +25,7 @@ from modeling_yan.common.files import check_destination, whole_folder
 from modeling_yan.common.help import ScriptHelp
 from modeling_yan.data.loading import load_data
 from modeling_yan.data.windows import split_windows
+from modeling_yan.lexicon_yan import FILE as LEXICON
 from modeling_yan.lexicon_yan import Lexicon
 
 # Pages of a Standard Ebook that are no text of its author.
@@ -53,6 +54,8 @@ def chapters(folder: Path) -> Iterator[str]:
 def text_files(folder: Path) -> Iterator[str]:
     """The text files below a folder, a paragraph a line; paragraphs part at blank lines where there are any."""
     for path in sorted(folder.rglob("*.txt")):
+        if path.name == LEXICON:
+            continue
         text = path.read_text(encoding="utf-8")
         paragraphs = re.split(r"\n\s*\n", text.strip())
         yield text if len(paragraphs) == 1 else "\n".join(" ".join(p.split()) for p in paragraphs)
