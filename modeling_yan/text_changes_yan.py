@@ -121,7 +121,7 @@ def safe_changes(words: Sequence[str], meant: Sequence[str], changes: Sequence[C
         starts.append(starts[-1] + len(word) + 1)
     protected = {(start, end) for start, end, _ in protected_strings(source)}
     kept = []
-    for change in changes:
+    for change in itertools.chain.from_iterable(_word_by_word(meant, change) for change in changes):
         start, end = starts[change.start], starts[change.end] - 1
         touched = [(max(a, start), min(b, end)) for a, b in protected if a < end and b > start]
         old = sorted(source[a:b] for a, b in touched)
@@ -135,6 +135,18 @@ def safe_changes(words: Sequence[str], meant: Sequence[str], changes: Sequence[C
                 kept.append(attempt)
                 break
     return kept
+
+
+def _word_by_word(meant: Sequence[str], change: Change) -> list[Change]:
+    """A change that has as many words as were meant, of each word on its own where one of them was meant as two."""
+    sizes, words = [len(word.split()) for word in meant[change.start : change.end]], change.replacement.split()
+    if len(sizes) == 1 or max(sizes) == 1 or sum(sizes) != len(words):
+        return [change]
+    ends = list(itertools.accumulate(sizes))
+    return [
+        replace(change, start=start, end=start + 1, replacement=" ".join(words[end - size : end]))
+        for start, size, end in zip(range(change.start, change.end), sizes, ends, strict=True)
+    ]
 
 
 def without_new_letters(meant: Sequence[str], change: Change) -> Change:

@@ -229,6 +229,16 @@ def test_no_word_becomes_two_others(lexicon):
     )
 
 
+def test_a_word_beside_one_that_is_parted_is_mended_on_its_own(lexicon):
+    tokenizer = train_tokenizer([], 260, 256)
+    model = Copies(tokenizer, lambda text: text.replace("nation", "Nation"))
+    restored = restore(
+        model, tokenizer, "where isthe statoin where the rare natoin isthe there where the", lexicon=lexicon
+    )
+    assert restored.text == "where is the station where the rare Nation is the there where the"
+    assert [edit.replacement for edit in restored.edits] == ["is the", "station", "Nation", "is the"]
+
+
 def test_links_get_no_marks_of_a_refused_change(lexicon):
     tokenizer = train_tokenizer([], 260, 64)
     model = Copies(tokenizer, lambda text: text.replace("https://a.org", "Htps://b.org."))
