@@ -9,12 +9,13 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from modeling_yan.data.loading import load_data, read_file
+from modeling_yan.data.mixtures import join_tasks, mix_splits
 from modeling_yan.data.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class PairArguments:
         default=None,
         metadata={
             "help": "Instead of columns, where texts are made from templates: a name in configuration/tasks, or a YAML "
-            "file."
+            "file. Several, parted by commas, are learned by one model; dataset_name then has a data set for each."
         },
     )
     validation_split_percentage: int = field(
@@ -52,10 +53,29 @@ class PairArguments:
     )
 
     @property
-    def name(self) -> str:
-        """What others may know the data by: a Hub name, or of files and folders the last part."""
-        given = self.train_file or self.dataset_name
-        return Path(given).name if Path(given).exists() else given
+    def names(self) -> list[str]:
+        """What others may know the data by: Hub names, or of files and folders the last part."""
+        given = [part.train_file or part.dataset_name for part in self.parts]
+        return list(dict.fromkeys(Path(name).name if Path(name).exists() else name for name in given))
+
+    @property
+    def parts(self) -> list["PairArguments"]:
+        """
+        The arguments of each task, where there are several.
+
+        Raises:
+            ValueError: unless each of several tasks has a data set.
+        """
+        tasks = [name.strip() for name in (self.task or "").split(",")]
+        if len(tasks) == 1:
+            return [self]
+        names = [name.strip() for name in (self.dataset_name or "").split(",")]
+        if len(names) != len(tasks) or not all(tasks + names):
+            raise ValueError(
+                f"task={self.task} names {len(tasks)} tasks; give --dataset_name a data set for each, in the same "
+                f"order, parted by commas, not {self.dataset_name}"
+            )
+        return [replace(self, task=task, dataset_name=name) for task, name in zip(tasks, names, strict=True)]
 
 
 def check_pair_arguments(arguments: PairArguments) -> None:
@@ -84,6 +104,11 @@ def check_pair_arguments(arguments: PairArguments) -> None:
     if len(given) == 1:
         missing = next(iter(set(columns) - set(given)))
         raise ValueError(f"{next(iter(given))} is given without {missing}; both are needed")
+    if len(arguments.parts) > 1 and arguments.dataset_config_name is not None:
+        raise ValueError(
+            f"dataset_config_name={arguments.dataset_config_name} goes with one data set; leave it out, or train on "
+            f"one of {arguments.dataset_name}"
+        )
     if not 0 <= arguments.validation_split_percentage < 100:
         raise ValueError(
             f"validation_split_percentage={arguments.validation_split_percentage} must be at least 0 and less than 100"
@@ -228,12 +253,15 @@ def load_pairs(arguments: PairArguments, mask_token: str = "<mask>", seed: int =
         seed: of the choice of validation rows.
 
     Returns:
-        The task, and its splits with columns `source`, `target` and `references`.
+        The task, several joined (`join_tasks`), and its splits with columns `source`, `target` and `references`.
 
     Raises:
         ValueError: for anything that cannot be read as pairs, naming argument, column or row and what to do.
     """
     check_pair_arguments(arguments)
+    if len(arguments.parts) > 1:
+        loaded = [load_pairs(part, mask_token, seed) for part in arguments.parts]
+        return join_tasks([task for task, _ in loaded]), mix_splits([splits for _, splits in loaded], seed)
     task = None if arguments.task is None else Task.load(arguments.task)
     splits = read_splits(arguments)
     if task is None:

@@ -92,19 +92,20 @@ def measured_results(trainer: Trainer, data: list[str]) -> list[EvalResult]:
     """
     if not data:
         return []
+    name = ", ".join(data)
     return [
         EvalResult(
             task_type=PIPELINE_TAGS.get(type(unwrapped(trainer)).__name__, DEFAULT_TAG),
-            dataset_type=data[0],
-            dataset_name=data[0],
+            dataset_type=name,
+            dataset_name=name,
             dataset_split=split,
-            metric_type=name,
-            metric_name=name,
+            metric_type=metric,
+            metric_name=metric,
             metric_value=value,
         )
         for split, scores in trainer.scores.items()
-        for name, value in scores_of(scores).items()
-        if name != "rows"
+        for metric, value in scores_of(scores).items()
+        if metric != "rows"
     ]
 
 
@@ -133,14 +134,14 @@ def write_card(
     Args:
         trainer: of `YanTrainerMixin`.
         language, license, tags, …: as in Trainer's `create_model_card`; they stand in the card's metadata. The data's
-            names are those of `dataset`, or of `dataset_tags`, or the trainer's `data_name`.
+            names are those of `dataset`, or of `dataset_tags`, or the trainer's `data_names`.
     """
     folder = Path(trainer.args.output_dir)
     model = trainer.accelerator.unwrap_model(trainer.model)
     adapted = isinstance(model, PeftModel)
     base = unwrapped(trainer)
     name = model_name or folder.resolve().name
-    data = as_list(dataset) or as_list(dataset_tags) or as_list(trainer.data_name)
+    data = as_list(dataset) or as_list(dataset_tags) or trainer.data_names
     adapter_of = (finetuned_from or base.config.name_or_path or "a YAN") if adapted else None
     card = ModelCard(model_card(base, name, f"{training_section(trainer, data)}\n\n{MARK}", adapter_of=adapter_of))
     summary = TrainingSummary(

@@ -425,7 +425,7 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
     held_out = "".join(f", {len(rows):,} {name} sources" for name, rows in loaded.held_out.items())
     lengths = f"up to {loaded.task.max_source_length} tokens read and {loaded.task.max_target_length} written"
     say(f"{model.num_parameters():,} parameters, {len(loaded.train):,} training pairs{held_out}; {lengths}")
-    trainer.data_name = data.name
+    trainer.data_names = data.names
     try:
         report = run_training(trainer, training_flops=model_arguments.training_flops, resume=resume)
     finally:

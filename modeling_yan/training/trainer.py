@@ -171,7 +171,7 @@ class YanTrainerMixin(KnownLengthsMixin):
             before moves less than what begins.
 
     Attributes:
-        data_name: what the model card calls the training data.
+        data_names: what the model card calls the training data.
         writes_card: whether no README.md of somebody's own stood in the output folder when the trainer was made.
         scores: name of a split -> scores, for the model card; `score_splits` makes them.
 
@@ -189,7 +189,7 @@ class YanTrainerMixin(KnownLengthsMixin):
     ):
         self.embedding_learning_rate = embedding_learning_rate
         self.encoder_learning_rate = encoder_learning_rate
-        self.data_name: str | None = None
+        self.data_names: list[str] = []
         self.scores: dict[str, dict] = {}
         self.forget_logs()
         super().__init__(*args, **kwargs)

@@ -43,7 +43,7 @@ def trained(tokenizer, folder, model=None, **options) -> YanSeq2SeqTrainer:
 
 def test_it_says_what_the_model_is_and_how_it_was_trained(tokenizer, tmp_path):
     trainer = trained(tokenizer, tmp_path / "yan", learning_rate=3e-4, eval_strategy="steps", eval_steps=2)
-    trainer.data_name, trainer.scores = "my.csv", {"test": {"rows": 5, "bleu": 12.25, "bleu_interval": [1, 2]}}
+    trainer.data_names, trainer.scores = ["my.csv"], {"test": {"rows": 5, "bleu": 12.25, "bleu_interval": [1, 2]}}
     trainer.create_model_card()
     card = ModelCard.load(tmp_path / "yan" / "README.md")
     assert "# yan\n\nA YAN ([mixture-of-experts flow matching" in card.text

@@ -1,0 +1,51 @@
+"""Several tasks as one: a model of all of them tells from a source's heading which is meant."""
+
+from collections.abc import Mapping, Sequence
+
+from datasets import Dataset, DatasetDict, concatenate_datasets
+
+from modeling_yan.data.tasks import Task
+
+
+def join_tasks(tasks: Sequence[Task]) -> Task:
+    """
+    The task of reading pairs that several tasks made, columns `source`, `target` and `references`. Texts may be as long
+    as the longest of any of them. The metric is theirs, or "rouge" where they differ.
+
+    Raises:
+        ValueError: for tasks that cut sources at different sides, and for one that derives its rows anew.
+    """
+    redrawn = [task.name for task in tasks if task.redraw]
+    if redrawn:
+        raise ValueError(f"task={redrawn[0]} has `redraw: true` and cannot be one of several; train it alone")
+    sides = {task.name: task.truncation_side for task in tasks}
+    if len(set(sides.values())) > 1:
+        raise ValueError(f"the tasks cut sources at different sides, {sides}; give them one `truncation_side`")
+    metrics = {task.metric for task in tasks}
+    return Task(
+        name="+".join(dict.fromkeys(sides)),
+        source="{source}",
+        target="{target}",
+        references="references",
+        max_source_length=max(task.max_source_length for task in tasks),
+        max_target_length=max(task.max_target_length for task in tasks),
+        metric=metrics.pop() if len(metrics) == 1 else "rouge",
+        truncation_side=tasks[0].truncation_side,
+    )
+
+
+def mix_splits(parts: Sequence[Mapping[str, Dataset]], seed: int) -> DatasetDict:
+    """
+    The rows of all parts, a split of a name from all that have one, in an order that depends on the seed alone: the
+    first rows are of all parts.
+
+    Args:
+        parts: name of a split -> rows with the same columns.
+    """
+    names = dict.fromkeys(name for splits in parts for name in splits)
+    return DatasetDict(
+        {
+            name: concatenate_datasets([splits[name] for splits in parts if name in splits]).shuffle(seed=seed)
+            for name in names
+        }
+    )
