@@ -157,9 +157,9 @@ async def measure(address: str, expected: dict[str, str], clients: int, seconds:
 def expected_answers(arguments: argparse.Namespace) -> dict[str, str]:
     """What the model writes by itself for each prompt."""
     rows = select_split(load_data(arguments.dataset_name), arguments.split, arguments.dataset_name)
-    sources = Task.load(arguments.task).build(rows)["source"]
-    prompts = list(dict.fromkeys(sources))[: arguments.num_prompts]
     engine = Engine.load(arguments.model)
+    sources = Task.load(arguments.task).build(rows, engine.tokenizer.mask_token)["source"]
+    prompts = list(dict.fromkeys(sources))[: arguments.num_prompts]
     return {prompt: engine.answer([Row(prompt, SEED)])[0].texts[0] for prompt in prompts}
 
 

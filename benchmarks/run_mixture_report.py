@@ -24,6 +24,7 @@ from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import check_positive, run_script
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.common.reports import machine, read_report, write_report
+from modeling_yan.ctc_yan import ctc_places
 from modeling_yan.data.tasks import Task, load_rows
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.evaluation.plots import plot_trajectories
@@ -89,8 +90,7 @@ def watch(model: YanForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
     ids = ids[0, :end]
     kept = torch.ones_like(ids, dtype=torch.bool)
     if config.canvas_ratio > 1:
-        blank = config.pad_token_id
-        kept = (ids != blank) & (ids != torch.cat([ids.new_tensor([blank]), ids[:-1]]))
+        kept = ctc_places(ids.unsqueeze(0), None, config.pad_token_id)[0] < end
     return Watched(
         tokens=[tokenizer.decode([i]) for i in ids[kept].tolist()],
         experts=experts[:end][kept],
@@ -162,7 +162,8 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     task, output = Task.load(arguments.task), arguments.output
-    rows = load_rows(arguments.dataset_name, task, arguments.split, max_rows=arguments.max_rows)
+    mask_token = read_tokenizer(arguments.models[0], trust_remote_code=arguments.trust_remote_code).mask_token
+    rows = load_rows(arguments.dataset_name, task, arguments.split, mask_token=mask_token, max_rows=arguments.max_rows)
     output.parent.mkdir(parents=True, exist_ok=True)
     pictures = {folder: output.with_name(f"{output.stem}_{Path(folder).name}.png") for folder in arguments.models}
     settings = (arguments.seed, arguments.trust_remote_code)

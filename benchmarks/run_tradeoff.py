@@ -166,7 +166,8 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     task = Task.load(arguments.task)
-    rows = load_rows(arguments.dataset_name, task, arguments.split, max_rows=arguments.max_rows)
+    mask_token = read_tokenizer(arguments.models[0]).mask_token
+    rows = load_rows(arguments.dataset_name, task, arguments.split, mask_token=mask_token, max_rows=arguments.max_rows)
     sources = first_rows(rows, arguments.timed)["source"][:]
     longest = max(task.max_source_length, task.max_target_length)
     writers, facts = build_systems(arguments, longest, sources[:COMPARED])

@@ -161,8 +161,7 @@ class YanPointer(nn.Module):
     def __init__(self, config: YanConfig):
         super().__init__()
         self.scaling = config.hidden_size**-0.5
-        eos = config.eos_token_id
-        self.eos_token_id = eos[0] if isinstance(eos, list) else eos
+        self.eos_token_id = config.end_token_ids[0]
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         # Of a place: whether a passage begins there, and whether it is the last of one.

@@ -54,7 +54,7 @@ def task_texts(pairs: Dataset) -> list[str]:
     return [*dict.fromkeys(pairs["source"]), *pairs["target"]]
 
 
-def load_task_corpus(name: str, task: Task, split: str, mask_token: str = "<mask>") -> Dataset | None:
+def load_task_corpus(name: str, task: Task, split: str, mask_token: str | None = None) -> Dataset | None:
     """
     `task_texts` of a split as a corpus with the one column `text`, so that an autoencoder knows labels and other short
     answers as well as long texts. None if the data set has no such split.

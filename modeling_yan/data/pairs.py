@@ -244,12 +244,12 @@ def split_off_validation(rows: Dataset, percentage: int, seed: int) -> tuple[Dat
     return rows.select(kept), rows.select(sorted(held_out))
 
 
-def load_pairs(arguments: PairArguments, mask_token: str = "<mask>", seed: int = 0) -> tuple[Task, DatasetDict]:
+def load_pairs(arguments: PairArguments, mask_token: str | None = None, seed: int = 0) -> tuple[Task, DatasetDict]:
     """
     Reads, checks and renders all pairs; holds validation rows out of the training rows where there are none.
 
     Args:
-        mask_token: the tokenizer's mask token, put where a task masks text.
+        mask_token: the tokenizer's, where a task masks text.
         seed: of the choice of validation rows.
 
     Returns:

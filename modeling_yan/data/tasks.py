@@ -119,6 +119,8 @@ DERIVED_COLUMNS: dict[str, Callable] = {
     "corrupt": lambda values, *, mask_token, **options: _corrupt(values[0], **options),
     "mask_sentence": lambda values, *, mask_token, index: _mask_sentence(values, mask_token=mask_token, index=index),
 }
+# Those that put the mask token in the place of words.
+MASKING_COLUMNS = ("mask_spans", "mask_sentence")
 # Those that draw, by their option `seed`.
 DRAWN_COLUMNS = ("mask_spans", "corrupt")
 # Options that a task file may give to each function beside its column, and those that it must.
@@ -258,17 +260,29 @@ class Task:
         lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
         return replace(self, **{name: value for name, value in lengths.items() if value})
 
-    def render(self, row: dict, mask_token: str = "<mask>", seed: int | None = None) -> dict:
+    @property
+    def masks_text(self) -> bool:
+        """Whether a mask token stands in the place of words."""
+        names = {name for form in (self.source, self.target) for _, name, _, _ in Formatter().parse(form)}
+        return "mask_token" in names or any(own["function"] in MASKING_COLUMNS for own in self.derive.values())
+
+    def render(self, row: dict, mask_token: str | None = None, seed: int | None = None) -> dict:
         """
         One row of the data set -> `{"source": str, "target": str, "references": [str, …]}`.
 
         Args:
+            mask_token: the tokenizer's, where the task masks text.
             seed: of derived columns that are drawn; their own by default.
 
         Raises:
             BadRow: where the row holds nothing that the task can use.
-            ValueError: where the task does not fit the columns.
+            ValueError: where the task does not fit the columns, or needs a mask token and there is none.
         """
+        if mask_token is None and self.masks_text:
+            raise ValueError(
+                f"task {self.name} puts a mask token in the place of words, and the tokenizer has none; set "
+                "tokenizer.mask_token and save it, or take another task"
+            )
         derived = {name: self._derive(name, row, mask_token, seed) for name in self.derive}
         columns = {**row, "mask_token": mask_token, **derived}
         texts = {side: self._fill(side, columns) for side in ("source", "target")}
@@ -279,7 +293,7 @@ class Task:
         references = references or [texts["target"]]
         return {**texts, "references": [references] if isinstance(references, str) else references}
 
-    def _derive(self, name: str, row: dict, mask_token: str, seed: int | None = None):
+    def _derive(self, name: str, row: dict, mask_token: str | None, seed: int | None = None):
         """The value of a derived column."""
         options = dict(self.derive[name])
         if seed is not None and options["function"] in DRAWN_COLUMNS:
@@ -320,13 +334,16 @@ class Task:
                 )
         return form.format(**columns)
 
-    def build(self, dataset: Dataset, mask_token: str = "<mask>") -> Dataset:
+    def build(self, dataset: Dataset, mask_token: str | None = None) -> Dataset:
         """
         A data set -> columns `source`, `target`, `references`; with `redraw` also `row`, of which a source can be
         derived anew.
 
+        Args:
+            mask_token: the tokenizer's, where the task masks text.
+
         Raises:
-            ValueError: naming the first bad row, counted from 1, or saying that none is good.
+            ValueError: naming the first bad row, counted from 1, or saying that none is good; and as `render`.
         """
         first_error = None
 
@@ -359,7 +376,7 @@ class Task:
         return kept
 
 
-def load_splits(dataset_name: str, task: Task, mask_token: str = "<mask>") -> DatasetDict:
+def load_splits(dataset_name: str, task: Task, mask_token: str | None = None) -> DatasetDict:
     """
     Every split of a data set, read as a task.
 
@@ -384,7 +401,7 @@ def group_references(dataset: Dataset) -> Dataset:
 
 
 def load_rows(
-    dataset_name: str, task: Task, split: str, *, mask_token: str = "<mask>", max_rows: int | None = None
+    dataset_name: str, task: Task, split: str, *, mask_token: str | None = None, max_rows: int | None = None
 ) -> Dataset:
     """
     The rows of one split to be answered and scored, a row for each source (`group_references`).

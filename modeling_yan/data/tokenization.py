@@ -59,6 +59,11 @@ def fitting_vocab_size(texts: Iterable[str]) -> int:
     return min(SMALLEST_VOCABULARY + frequent, LARGEST_VOCABULARY)
 
 
+def mask_token_of(tokenizer: PreTrainedTokenizerBase | None) -> str | None:
+    """What masks words for a tokenizer; without one for the one that is trained on the texts."""
+    return SPECIAL_TOKENS["mask_token"] if tokenizer is None else tokenizer.mask_token
+
+
 def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Id that ends a text: EOS, or SEP where a tokenizer has no EOS (BERT's)."""
     return tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id

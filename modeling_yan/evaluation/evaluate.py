@@ -24,7 +24,7 @@ from modeling_yan.common.hub import read_config, read_tokenizer
 from modeling_yan.common.reports import machine, read_report, write_report
 from modeling_yan.data.loading import first_rows, read_file
 from modeling_yan.data.tasks import Task, group_references, load_rows
-from modeling_yan.data.tokenization import model_end_id, set_truncation_side, target_ids
+from modeling_yan.data.tokenization import end_token_id, model_end_id, set_truncation_side, target_ids
 from modeling_yan.evaluation.encoder_metrics import FEWEST_MAUVE_TEXTS, bert_f1, mauve_score, text_features
 from modeling_yan.evaluation.metrics import diversity, score_texts
 from modeling_yan.evaluation.quality import length_errors, longest_sources, parse_variant, reconstruct
@@ -150,7 +150,7 @@ class Evaluation:
     def measure_baseline(self, folder: str) -> None:
         """A baseline; masked diffusion at the few evaluations that YAN takes, and at as many as tokens."""
         baseline, longest = self.load_baseline(folder), self.task.max_target_length
-        options = {"max_new_tokens": longest, "eos_token_id": self.tokenizer.eos_token_id}
+        options = {"max_new_tokens": longest, "eos_token_id": end_token_id(self.tokenizer)}
         steps: list[dict] = [{}]
         if getattr(baseline.config, "masked_diffusion", False):
             steps = [{"num_inference_steps": n} for n in (*self.arguments.diffusion_steps, longest)]
@@ -207,7 +207,7 @@ class Evaluation:
                 ids = model.generate(**item, max_new_tokens=self.longest, **options)
                 # What an answer begins with is not written: the prompt, or the token that starts a decoder.
                 start = int(model.config.is_encoder_decoder) if is_seq2seq(model) else item["input_ids"].shape[1]
-                return count_tokens(ids[:, start:], tokenizer.pad_token_id, tokenizer.eos_token_id)
+                return count_tokens(ids[:, start:], tokenizer.pad_token_id, end_token_id(tokenizer))
 
             return write
 

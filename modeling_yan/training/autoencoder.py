@@ -14,7 +14,7 @@ from modeling_yan.common.building import build_model, load_tokenizer
 from modeling_yan.data.collators import DataCollatorForTextInfilling
 from modeling_yan.data.corpora import Corpus, load_corpus, load_task_corpus, tokenize_corpus
 from modeling_yan.data.tasks import Task
-from modeling_yan.data.tokenization import SPECIAL_TOKENS, train_tokenizer
+from modeling_yan.data.tokenization import mask_token_of, train_tokenizer
 from modeling_yan.training.budget import with_earlier_stages
 from modeling_yan.training.freezing import freeze
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
@@ -73,8 +73,7 @@ def load_texts(data: AutoencoderDataArguments, split: str, tokenizer: PreTrained
     for name in ("text_columns", "streaming", "distinct", "dataset_config_name"):
         if getattr(data, name):
             raise ValueError(f"{name}={getattr(data, name)!r} does not go with task={data.task}; leave it out")
-    mask_token = SPECIAL_TOKENS["mask_token"] if tokenizer is None else tokenizer.mask_token
-    return load_task_corpus(data.dataset_name, Task.load(data.task), split, mask_token)
+    return load_task_corpus(data.dataset_name, Task.load(data.task), split, mask_token_of(tokenizer))
 
 
 def load_autoencoder_data(

@@ -13,11 +13,12 @@ from datasets import Dataset
 from transformers import HfArgumentParser, PreTrainedTokenizerBase, Seq2SeqTrainingArguments
 
 from modeling_yan.common.arguments import ModelArguments, parse_arguments
+from modeling_yan.common.building import load_tokenizer
 from modeling_yan.common.hub import read_tokenizer
 from modeling_yan.data.pairs import FILES, load_pairs
 from modeling_yan.data.sources import cross_fields, drop_fields
 from modeling_yan.data.tasks import Task, evaluation_rows, group_references
-from modeling_yan.data.tokenization import set_truncation_side
+from modeling_yan.data.tokenization import mask_token_of, set_truncation_side
 from modeling_yan.evaluation.text_generation import iterate_answers, load_text_model
 from modeling_yan.training.flow import FlowDataArguments, check_flow_arguments, train_flow
 
@@ -180,6 +181,20 @@ def write_distilled_data(
     return len(rows)
 
 
+def check_mask_token(mask_token: str | None, model_arguments: ModelArguments) -> None:
+    """
+    Raises:
+        ValueError: if the model would not know the mask token of the teacher's sources, which it learns to read.
+    """
+    known = model_arguments.tokenizer_name or model_arguments.model_name_or_path or model_arguments.encoder
+    own = mask_token_of(load_tokenizer(model_arguments) if known else None)
+    if own != mask_token:
+        raise ValueError(
+            f"the teacher masks words with {mask_token!r}, the model with {own!r}, and both read the same sources; "
+            "give --tokenizer_name the teacher's"
+        )
+
+
 def distill(
     arguments: DistillationArguments,
     model_arguments: ModelArguments,
@@ -190,14 +205,18 @@ def distill(
     check_flow_arguments(data, model_arguments)
     with training.main_process_first(local=False, desc="the teacher's answers"):
         if training.process_index == 0:
-            task, splits = load_pairs(data, seed=training.seed)
+            trusted = model_arguments.trust_remote_code
+            mask_token = read_tokenizer(arguments.teacher, trust_remote_code=trusted).mask_token
+            task, splits = load_pairs(data, mask_token, training.seed)
+            if task.masks_text:
+                check_mask_token(mask_token, model_arguments)
             count = write_distilled_data(
                 arguments,
                 task,
                 splits,
                 seed=training.seed,
                 device=training.device,
-                trust_remote_code=model_arguments.trust_remote_code,
+                trust_remote_code=trusted,
                 lengths=(data.max_source_length, data.max_target_length),
                 fits_lengths=data.task is None,
             )

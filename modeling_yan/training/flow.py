@@ -30,8 +30,8 @@ from modeling_yan.data.redrawn_pairs import RedrawnPairs
 from modeling_yan.data.reference_selection import typical_targets
 from modeling_yan.data.tasks import Task, evaluation_rows
 from modeling_yan.data.tokenization import (
-    SPECIAL_TOKENS,
     fitting_vocab_size,
+    mask_token_of,
     model_end_id,
     set_truncation_side,
     target_ids,
@@ -256,8 +256,7 @@ def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, see
     trained_before = bool(model_arguments.tokenizer_name) or not new
     tokenizer = load_tokenizer(model_arguments) if trained_before else None
     # 2. The texts.
-    mask_token = SPECIAL_TOKENS["mask_token"] if tokenizer is None else tokenizer.mask_token
-    task, splits = load_pairs(data, mask_token, seed)
+    task, splits = load_pairs(data, mask_token_of(tokenizer), seed)
     texts = splits["train"]
     if tokenizer is None:
         tokenizer = train_own_tokenizer(texts, data.train_tokenizer)

@@ -31,6 +31,7 @@ from modeling_yan.canvas_yan import canvas_lengths, length_mask
 from modeling_yan.ctc_yan import ctc_collapse
 from modeling_yan.data.collators import DataCollatorForSources
 from modeling_yan.flow_matching_yan import masked_mean
+from modeling_yan.sampling_yan import cut_lengths
 from modeling_yan.training.trainer import YanTrainerMixin
 
 Reward = Callable[..., list[float]]
@@ -191,15 +192,16 @@ class YanRewardTrainer(YanTrainerMixin, Trainer):
 
     def _texts(self, tokens: torch.Tensor, canvas_mask: torch.Tensor) -> list[str]:
         """Texts of drawn tokens (B * G, L), cut at EOS."""
-        texts, eos = [], self.processing_class.eos_token_id
         config = self.accelerator.unwrap_model(self.model).config
+        ends = config.end_token_ids
         if config.canvas_ratio > 1:
-            tokens = ctc_collapse(tokens, canvas_mask, config.pad_token_id, eos)
-        for row, mask in zip(tokens, canvas_mask.bool(), strict=True):
-            ids = row[mask].tolist()
-            ids = ids[: ids.index(eos)] if eos in ids else ids
-            texts.append(self.processing_class.decode(ids, skip_special_tokens=True))
-        return texts
+            tokens = ctc_collapse(tokens, canvas_mask, config.pad_token_id, ends[0])
+        lengths = cut_lengths(tokens, canvas_mask, ends)
+        ids = [
+            [i for i in row[:length].tolist() if i not in ends]
+            for row, length in zip(tokens, lengths.tolist(), strict=True)
+        ]
+        return self.processing_class.batch_decode(ids, skip_special_tokens=True)
 
     def _rewards(self, texts: list[str], columns: dict[str, list]) -> torch.Tensor:
         """

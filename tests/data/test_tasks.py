@@ -81,7 +81,7 @@ def clean_texts(tmp_path, monkeypatch):
 def test_every_task_renders_its_rows(name, clean_texts):
     row, (source, target, references) = ROWS[name]
     task = Task.load(name)
-    built = task.build(Dataset.from_list([row]))
+    built = task.build(Dataset.from_list([row]), "<mask>")
     # A task whose rows are drawn anew keeps what they are drawn from.
     kept = {"row": row} if task.redraw else {}
     assert set(built.column_names) == {"source", "target", "references", *kept}
@@ -131,14 +131,14 @@ def test_masked_spans_are_short_apart_and_decided_by_seed_and_text():
     # More than can be kept apart is not an endless search.
     assert "<mask>" in function(["a b c d"], mask_token="<mask>", rate=0.9)
     with pytest.raises(ValueError, match="none of the 1 rows"):
-        Task.load("narrativeqa_infilling").build(Dataset.from_list([{"summary": "One"}]))
+        Task.load("narrativeqa_infilling").build(Dataset.from_list([{"summary": "One"}]), "<mask>")
 
 
 def test_messy_rows_are_dropped_and_counted_or_raise(caplog):
     task = Task.load("rocstories_middle_sentence")
     data = Dataset.from_list([{"text": "A a. B b. C c. D d. E e."}, {"text": "Only one sentence."}, {"text": ""}])
     with caplog.at_level("WARNING"):
-        assert len(task.build(data)) == 1
+        assert len(task.build(data, "<mask>")) == 1
     assert "2 of 3 rows" in caplog.text
     papers = Dataset.from_list([{"source": ["One."], "target": ["First"]}, {"source": [], "target": ["Second"]}])
     assert Task.load("scitldr").build(papers)["target"] == ["First"]
@@ -165,7 +165,14 @@ def test_references_are_a_column_of_texts_or_one_text():
 
 def test_no_row_left_is_an_error():
     with pytest.raises(ValueError, match="none of the 1 rows"):
-        Task.load("rocstories_middle_sentence").build(Dataset.from_list([{"text": "One."}]))
+        Task.load("rocstories_middle_sentence").build(Dataset.from_list([{"text": "One."}]), "<mask>")
+
+
+@pytest.mark.parametrize("name", ["rocstories_last_word", "rocstories_middle_sentence", "narrativeqa_infilling"])
+def test_a_task_that_masks_text_needs_a_mask_token(name):
+    row, _ = ROWS[name]
+    with pytest.raises(ValueError, match=f"task {name} puts a mask token in the place of words, and the tokenizer has"):
+        Task.load(name).build(Dataset.from_list([row]))
 
 
 @pytest.mark.parametrize(

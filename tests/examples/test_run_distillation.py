@@ -143,6 +143,17 @@ def test_a_student_around_a_pretrained_encoder_is_distilled_in_one_command(tmp_p
     assert json.loads((tmp_path / "yan" / "report.json").read_text())["updates"] == 2
 
 
+def test_teacher_and_student_must_share_the_token_that_masks_words(workspace, teacher, tmp_path):
+    copies(workspace, teacher=teacher)
+    tiny_bert(workspace / "bert")
+    (workspace / "gaps.yaml").write_text(
+        '{source: "{meaning_representation} {mask_token}", target: "{human_reference}"}'
+    )
+    options = {"teacher": "teacher", "encoder": "bert", "task": "gaps.yaml", "dataset_name": "data", **ON_CPU}
+    error = refused(SCRIPT, cwd=workspace, distilled_dir=tmp_path / "distilled", output_dir=tmp_path / "yan", **options)
+    assert "the teacher masks words with '<mask>', the model with '[MASK]'" in error
+
+
 def test_lengths_of_columns_are_the_texts_own_in_the_teachers_tokens():
     tokenizer = foreign_tokenizer(eos_token="</s>")
     sources, targets = ([row[name] for row in ROWS] for name in ("question", "answer"))

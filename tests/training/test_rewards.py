@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.training.rewards import YanRewardTrainer, group_advantages
 
-from ..helpers import WITH_BLANKS, randomize, seeded, tiny_model
+from ..helpers import WITH_BLANKS, randomize, seeded, tiny_model, word_piece_tokenizer
 
 PAIRS = [
     ("color of the sky?", "blue"),
@@ -76,6 +76,13 @@ def test_rewards_read_the_text_that_a_canvas_with_blanks_holds(tmp_path, tokeniz
     assert trainer._texts(path, canvas) == [tokenizer.decode([first, first, second])]
     trainer.model.config.canvas_ratio = 1.0
     assert trainer._texts(path, canvas) == [tokenizer.decode([first, first, first, second])]
+
+
+def test_what_ends_a_text_is_the_models_where_its_tokenizer_has_no_eos(tmp_path, tokenizer):
+    trainer = make_trainer(tmp_path, tokenizer)
+    trainer.processing_class = word_piece_tokenizer()
+    trainer.model.config.eos_token_id = [3, 2]
+    assert trainer._texts(torch.tensor([[5, 6, 3, 5], [6, 2, 5, 5]]), torch.ones(2, 4).long()) == ["river pub", "pub"]
 
 
 def pin(trainer: YanRewardTrainer, rewards: list[float]) -> tuple[dict, dict]:

@@ -283,6 +283,12 @@ class YanConfig(PreTrainedConfig):
         return self.flow_mixer == "joint"
 
     @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Ids that end a text; none where `eos_token_id` is None."""
+        eos = self.eos_token_id
+        return () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
+
+    @property
     def predicts_length(self) -> bool:
         """Whether there is a head that predicts the length of the answer."""
         return self.length_head is True
@@ -376,8 +382,7 @@ class YanConfig(PreTrainedConfig):
         for name in ("pad_token_id", "eos_token_id"):
             if getattr(self, name) is None:
                 raise ValueError(f"canvas_ratio={self.canvas_ratio} needs {name}; pass the id the tokenizer uses")
-        ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-        if self.pad_token_id in ends:
+        if self.pad_token_id in self.end_token_ids:
             raise ValueError(
                 f"pad_token_id={self.pad_token_id} is also an eos_token_id; with canvas_ratio={self.canvas_ratio} "
                 "padding is the blank, which ends no text: give the tokenizer a padding token of its own"
