@@ -7,8 +7,9 @@ few sentences, split by document.
     python examples/run_flow.py configuration/training/restore.yaml --dataset_name outputs/clean
 
 `--documents` takes data sets (a folder or Hub name, and a column behind a colon), and folders of text files and of
-Standard Ebooks, whose chapters are documents. Splits that a data set has stay; where it has one alone, `--held_out` of
-its documents go to validation and as many to test. The words of the training texts are written to lexicon.txt.
+Standard Ebooks, whose chapters are documents. Splits that a data set has stay; where it has `train` alone, `--held_out`
+of its documents go to validation and as many to test. Rows without a text are left out and counted. The words of the
+training texts are written to lexicon.txt.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, Value
 
 from modeling_yan.common.arguments import run_script
 from modeling_yan.common.files import check_destination, whole_folder
@@ -69,7 +70,7 @@ def read_documents(given: str) -> dict[str, list[str]]:
         given: `DATA:COLUMN`, or a folder of text files or of Standard Ebooks.
 
     Raises:
-        ValueError: for a column that is not there, and a folder without texts.
+        ValueError: for a column that is not there or holds no texts, and a folder without texts.
     """
     if Path(given).is_dir():
         found = [*chapters(Path(given)), *text_files(Path(given))]
@@ -85,17 +86,23 @@ def read_documents(given: str) -> dict[str, list[str]]:
     for split, rows in load_data(name).items():
         if column not in rows.column_names:
             raise ValueError(f"--documents {given}: {name} has no column {column!r}; it has {rows.column_names}")
-        documents[split] = [" ".join(v) if isinstance(v, list) else v for v in rows[column]]
+        kind = getattr(rows.features[column], "feature", rows.features[column])
+        if not isinstance(kind, Value) or kind.dtype not in ("string", "large_string"):
+            raise ValueError(f"--documents {given}: column {column!r} of split {split} holds no texts, but {kind}")
+        texts = [" ".join(filter(None, v)) if isinstance(v, list) else v for v in rows[column]]
+        documents[split] = [text for text in texts if text]
+        if len(documents[split]) < len(texts):
+            print(f"{given}, {split}: {len(texts) - len(documents[split]):,} of {len(texts):,} rows have no text")
     return documents
 
 
 def windows_by_split(documents: dict[str, list[str]], arguments: argparse.Namespace) -> dict[str, list[str]]:
-    """Texts of each split; what is held out of training documents where there are no other splits."""
+    """Texts of each split; some of the training documents are held out where there are no other splits."""
     options = {"seed": arguments.seed, "most_words": arguments.most_words}
-    if len(documents) == 1:
+    if list(documents) == ["train"]:
         held_out = {"validation": arguments.held_out, "test": arguments.held_out}
         return split_windows(documents["train"], held_out, **options)
-    return {split: split_windows(texts, {}, **options)["train"] for split, texts in documents.items()}
+    return {split: split_windows(texts, {}, **options).get("train", []) for split, texts in documents.items()}
 
 
 def main() -> None:
@@ -114,10 +121,16 @@ def main() -> None:
         for split, rows in windows_by_split(read_documents(given), arguments).items():
             source = Path(given).name.partition(":")[0]
             texts.setdefault(split, []).extend({"text": row, "source": source} for row in rows)
+    if not texts.get("train"):
+        raise ValueError(
+            f"--documents {' '.join(arguments.documents)} hold no clean training texts; their splits are "
+            f"{sorted(texts)}: give documents with a split 'train', of whole sentences"
+        )
     # What many people say is in several documents.
     trained = {row["text"] for row in texts.get("train", [])}
     for split in texts.keys() - {"train"}:
         texts[split] = [row for row in texts[split] if row["text"] not in trained]
+    texts = {split: rows for split, rows in texts.items() if rows}
     with whole_folder(arguments.output_dir) as folder:
         for split, rows in texts.items():
             # The first rows of a split are then from everywhere.

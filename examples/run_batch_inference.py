@@ -13,11 +13,9 @@ the answers to repeated sources depend on what shares their batch. What decides 
 """
 
 import argparse
-import hashlib
 import json
-import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -29,13 +27,13 @@ from modeling_yan.common.arguments import check_positive, run_script
 from modeling_yan.common.files import locked
 from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import read_model, read_tokenizer
-from modeling_yan.data.loading import load_data, require_columns, select_split
+from modeling_yan.common.settings import fingerprint, settle
+from modeling_yan.data.loading import load_data, select_split
+from modeling_yan.data.pairs import check_column
 from modeling_yan.data.tasks import Task
 from modeling_yan.evaluation.speed import synchronize
 from modeling_yan.evaluation.text_generation import count_tokens
 
-# Hidden, so that `load_dataset` on the folder reads the answers alone.
-SETTINGS_FILE = ".settings.json"
 # Options of `generate()` that a command may change.
 GENERATION_OPTIONS = ("num_inference_steps", "num_length_candidates")
 # Of a config: where it was read, and by what, does not change an answer.
@@ -45,15 +43,17 @@ NOT_FINGERPRINTED = ("_name_or_path", "transformers_version", "dtype")
 def load_sources(arguments: argparse.Namespace, mask_token: str | None) -> tuple[list[str], int | None]:
     """
     The sources of the split, in its order, with the model's mask token where a task masks text; and the longest that is
-    read, in tokens, None for the tokenizer's limit.
+    read, in tokens, None for the tokenizer's limit. Answers need not be there.
+
+    Raises:
+        ValueError: for a split or columns that are not there, and for a row without a source.
     """
-    rows, column = select_split(load_data(arguments.dataset_name), arguments.split, arguments.dataset_name), "source"
+    rows = select_split(load_data(arguments.dataset_name), arguments.split, arguments.dataset_name)
     if not arguments.task:
-        column = arguments.column
-        require_columns(rows.column_names, [column], arguments.dataset_name)
-        return [str(text) for text in rows[column]], arguments.max_source_length
-    task = Task.load(arguments.task)
-    return list(task.build(rows, mask_token)[column]), arguments.max_source_length or task.max_source_length
+        check_column(rows, arguments.column, "column", f"{arguments.dataset_name}, split {arguments.split}")
+        return [str(text) for text in rows[arguments.column]], arguments.max_source_length
+    task = Task.load(arguments.task).without_answers()
+    return list(task.build(rows, mask_token)["source"]), arguments.max_source_length or task.max_source_length
 
 
 def choose_shard(folder: Path, state: PartialState) -> Path:
@@ -70,16 +70,6 @@ def choose_shard(folder: Path, state: PartialState) -> Path:
     if others:
         raise ValueError(f"--output_dir {folder} holds shards of another number of processes: {others[0]}")
     return shard
-
-
-def fingerprint(parts: Iterable) -> str:
-    """Changes with any of the parts, which are texts or arrays of bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        content = part.encode() if isinstance(part, str) else part
-        digest.update(len(content).to_bytes(8, "big"))
-        digest.update(content)
-    return digest.hexdigest()
 
 
 def weight_parts(model: PreTrainedModel) -> Iterator:
@@ -124,42 +114,6 @@ def run_settings(
         # Only the answers to repeated sources depend on it.
         "batch_size": arguments.batch_size if len(set(sources)) < len(sources) else None,
     }
-
-
-def settle(folder: Path, settings: dict, writes: bool) -> None:
-    """
-    Compares the settings with those of the run that began this folder, or begins it.
-
-    Args:
-        writes: whether this process may begin it.
-
-    Raises:
-        ValueError: naming the settings that differ, and for answers of a run that kept none.
-    """
-    path = folder / SETTINGS_FILE
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} cannot be read: {error}; choose another --output_dir") from None
-        changed = [
-            f"{name} (now {value!r}, then {before.get(name)!r})"
-            for name, value in settings.items()
-            if value != before.get(name)
-        ]
-        if changed:
-            raise ValueError(
-                f"--output_dir {folder} was begun with other settings: {'; '.join(changed)}. Give the same command to "
-                "go on, or choose another folder"
-            )
-        return
-    shard = next(folder.glob("answers-*-of-*.jsonl"), None)
-    if shard is not None:
-        raise ValueError(f"{shard} was written with settings that are not known; choose another --output_dir")
-    if writes:
-        temporary = folder / f"{SETTINGS_FILE}.new"
-        temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        os.replace(temporary, path)
 
 
 def lines_to_keep(path: Path, indices: list[int], batch_size: int) -> int:
@@ -271,7 +225,13 @@ def main() -> None:
         # Nobody writes before every process has its lock.
         state.wait_for_everyone()
         with state.main_process_first():
-            settle(folder, settings, writes=state.is_main_process)
+            settle(
+                folder,
+                settings,
+                argument="--output_dir",
+                written="answers-*-of-*.jsonl",
+                writes=state.is_main_process,
+            )
         own = {index: sources[index] for index in range(state.process_index, len(sources), state.num_processes)}
         start = time.perf_counter()
         done, tokens = write_answers(shard, model, tokenizer, own, max_length, arguments, state.is_main_process)

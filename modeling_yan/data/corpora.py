@@ -50,8 +50,15 @@ def load_corpus(
 
 
 def task_texts(pairs: Dataset) -> list[str]:
-    """What a flow for a task will read and write: every source once, then the target of every row."""
-    return [*dict.fromkeys(pairs["source"]), *pairs["target"]]
+    """
+    What a flow for a task will read and write: every source once, each followed by the targets of its rows as they
+    stand, so that the first texts are of both.
+    """
+    seen, texts = set(), []
+    for source, target in zip(pairs["source"], pairs["target"], strict=True):
+        texts += [target] if source in seen else [source, target]
+        seen.add(source)
+    return texts
 
 
 def load_task_corpus(name: str, task: Task, split: str, mask_token: str | None = None) -> Dataset | None:

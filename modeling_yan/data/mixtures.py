@@ -18,12 +18,12 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
     redrawn = [task.name for task in tasks if task.redraw]
     if redrawn:
         raise ValueError(f"task={redrawn[0]} has `redraw: true` and cannot be one of several; train it alone")
-    sides = {task.name: task.truncation_side for task in tasks}
-    if len(set(sides.values())) > 1:
+    if len({task.truncation_side for task in tasks}) > 1:
+        sides = ", ".join(f"{task.name}: {task.truncation_side}" for task in tasks)
         raise ValueError(f"the tasks cut sources at different sides, {sides}; give them one `truncation_side`")
     metrics = {task.metric for task in tasks}
     return Task(
-        name="+".join(dict.fromkeys(sides)),
+        name="+".join(dict.fromkeys(task.name for task in tasks)),
         source="{source}",
         target="{target}",
         references="references",

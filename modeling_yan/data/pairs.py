@@ -130,7 +130,7 @@ def read_splits(arguments: PairArguments) -> dict[str, Dataset]:
         splits = {}
     for name in FILES:
         path = getattr(arguments, name)
-        if path is not None and not Path(path).is_dir():
+        if path is not None and not (name == "train_file" and Path(path).is_dir()):
             splits[name.removesuffix("_file")] = read_file(path, name)
     if "train" not in splits:
         raise ValueError(
@@ -161,9 +161,11 @@ def check_column(rows: Dataset, column: str, argument: str, place: str) -> None:
         raise ValueError(f"{argument}={column} is no column of {place}; it has {rows.column_names}")
     kind = rows.features[column]
     if not isinstance(kind, Value | ClassLabel):
+        holds, remedy = f"{type(kind).__name__.lower()}s", "write a task file that derives a text from it"
+        if type(kind).__name__ == "Json":
+            holds, remedy = "values of different kinds", 'write each as a text ("3", not 3), or write a task file'
         raise ValueError(
-            f"{argument}={column}: the column of {place} holds {type(kind).__name__.lower()}s, not texts; write a task "
-            "file that derives a text from it (docs/own_data.md)"
+            f"{argument}={column}: the column of {place} holds {holds}, not texts; {remedy} (docs/own_data.md)"
         )
     values = rows[column]
     empty = [i for i, v in enumerate(values) if v is None or v != v or (isinstance(v, str) and not v.strip())]

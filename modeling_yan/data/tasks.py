@@ -121,6 +121,8 @@ DERIVED_COLUMNS: dict[str, Callable] = {
 }
 # Those that put the mask token in the place of words.
 MASKING_COLUMNS = ("mask_spans", "mask_sentence")
+# Those that take values of any kind; the others take texts.
+UNCHANGED_COLUMNS = ("first", "all", "label", "label_name")
 # Those that draw, by their option `seed`.
 DRAWN_COLUMNS = ("mask_spans", "corrupt")
 # Options that a task file may give to each function beside its column, and those that it must.
@@ -183,7 +185,7 @@ class Task:
         references: a column, derived or not, holding all acceptable targets of a row, or one text; the target alone
             where none is named, and in rows where it is empty.
         max_source_length, max_target_length: in tokens, special tokens included.
-        metric: "bleu", "rouge" or "exact_match", the one that chooses the best checkpoint.
+        metric: "bleu", "rouge" or "exact_match", the score that tables show.
         truncation_side: where a source that is too long is cut, "right" or "left"; "left" keeps a question that stands
             last.
         redraw: whether training rows are derived anew each time they are read, so that no two epochs are alike.
@@ -260,6 +262,12 @@ class Task:
         lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
         return replace(self, **{name: value for name, value in lengths.items() if value})
 
+    def without_answers(self) -> "Task":
+        """The same task for rows that have no answers yet: it reads the columns of the source alone, as target, too."""
+        needed = {name for _, name, _, _ in Formatter().parse(self.source)}
+        derive = {name: options for name, options in self.derive.items() if name in needed}
+        return replace(self, target=self.source, references=None, derive=derive)
+
     @property
     def masks_text(self) -> bool:
         """Whether a mask token stands in the place of words."""
@@ -289,24 +297,48 @@ class Task:
         for side, text in texts.items():
             if not text.strip():
                 raise BadRow(f"task {self.name}: the {side} of a row is empty: {row}")
-        references = None if self.references is None else self._column(self.references, columns)
-        references = references or [texts["target"]]
-        return {**texts, "references": [references] if isinstance(references, str) else references}
+        references = [] if self.references is None else self._references(self._column(self.references, columns))
+        return {**texts, "references": references or [texts["target"]]}
+
+    def _references(self, value: object) -> list[str]:
+        """The texts of a column of references; those that are missing or blank are left out."""
+        values = [own for own in (value if isinstance(value, list) else [value]) if own is not None]
+        texts = [self._text(own, self.references, "references must be texts") for own in values]
+        return [text for text in texts if text.strip()]
+
+    def _text(self, value: object, column: str, needed: str) -> str:
+        """
+        A value of a column as text.
+
+        Raises:
+            ValueError: if it is neither text nor a number.
+        """
+        if not isinstance(value, str | int | float):
+            raise ValueError(
+                f"task {self.name}: {needed}, and column {column!r} holds a {type(value).__name__}, {value!r:.60}; "
+                f"derive text from it (functions: {sorted(DERIVED_COLUMNS)})"
+            )
+        return str(value)
 
     def _derive(self, name: str, row: dict, mask_token: str | None, seed: int | None = None):
         """The value of a derived column."""
         options = dict(self.derive[name])
         if seed is not None and options["function"] in DRAWN_COLUMNS:
             options["seed"] = seed
-        function = DERIVED_COLUMNS[options.pop("function")]
-        wanted = options.pop("columns", None)
-        value = [_lookup(row, c) for c in wanted] if wanted else _lookup(row, options.pop("column"))
+        function = options.pop("function")
+        wanted, column = options.pop("columns", None), options.pop("column", None)
+        value = [_lookup(row, c) for c in wanted] if wanted else _lookup(row, column)
         values = value if isinstance(value, list) else [value]
         if not values:
             raise BadRow(f"nothing to derive {name!r} from: the column is an empty list")
         if any(value is None or value == "" for value in values):
             raise BadRow(f"nothing to derive {name!r} from: the column is empty")
-        return function(values, mask_token=mask_token, **options)
+        if function not in UNCHANGED_COLUMNS:
+            place = ", ".join(wanted) if wanted else column
+            values = [self._text(own, place, f"{function!r} of {name!r} needs texts") for own in values]
+            if not any(text.strip() for text in values):
+                raise BadRow(f"nothing to derive {name!r} from: column {place!r} is blank")
+        return DERIVED_COLUMNS[function](values, mask_token=mask_token, **options)
 
     def _column(self, name: str, columns: dict):
         """

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from modeling_yan.data.corpora import load_corpus, load_task_corpus, tokenize_corpus
+from modeling_yan.data.corpora import load_corpus, load_task_corpus, task_texts, tokenize_corpus
 from modeling_yan.data.tasks import Task
 from modeling_yan.data.tokenization import train_tokenizer
 
@@ -45,8 +45,14 @@ def test_a_tasks_corpus_has_every_source_once_and_every_target(tmp_path):
     columns = {"meaning_representation": [row[0] for row in rows], "human_reference": [row[1] for row in rows]}
     Dataset.from_dict(columns).to_parquet(tmp_path / "train.parquet")
     corpus = load_task_corpus(str(tmp_path), Task.load("e2e_nlg"), "train")
-    assert corpus["text"] == ["tall, blue", "red", *columns["human_reference"]]
+    first, second, third = columns["human_reference"]
+    assert corpus["text"] == ["tall, blue", first, second, "red", third]
     assert load_task_corpus(str(tmp_path), Task.load("e2e_nlg"), "validation") is None
+
+
+def test_the_first_texts_of_many_rows_are_sources_and_targets():
+    pairs = Dataset.from_dict({"source": [f"s{i}" for i in range(9)], "target": [f"t{i}" for i in range(9)]})
+    assert task_texts(pairs)[:4] == ["s0", "t0", "s1", "t1"]
 
 
 @pytest.mark.parametrize("streaming", [False, True])

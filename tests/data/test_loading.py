@@ -1,7 +1,10 @@
 """Data sets by name: folders, files, and what is not there."""
 
+import csv
+import json
+
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, Value
 
 from modeling_yan.data.loading import first_rows, load_data, read_file, require_columns, select_split
 
@@ -38,6 +41,46 @@ def test_cells_of_csv_files_are_text_wherever_they_stand(tmp_path, streaming):
     for name in (tmp_path, tmp_path / "train.csv"):
         for rows in load_data(str(name), streaming=streaming).values():
             assert list(rows) == [{"code": "00701", "note": "NA"}]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [(",q", ["Unnamed: 0", "q"]), (",Unnamed: 0", ["Unnamed: 0.1", "Unnamed: 0"]), ("q,", ["q", "Unnamed: 1"])],
+)
+def test_columns_of_csv_files_without_a_name_get_one(tmp_path, streaming, header, names):
+    (tmp_path / "rows.csv").write_text(f"{header}\n007,a\n")
+    rows = load_data(str(tmp_path / "rows.csv"), streaming=streaming)["train"]
+    assert list(rows) == [dict(zip(names, ["007", "a"], strict=True))]
+
+
+def test_cells_of_csv_files_may_be_long(tmp_path):
+    Dataset.from_dict({"text": ["x" * 140_000]}).to_csv(tmp_path / "rows.csv")
+    limit = csv.field_size_limit()
+    assert len(read_file(str(tmp_path / "rows.csv"), "train_file")["text"][0]) == 140_000
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("name", "streaming"),
+    [("train.jsonl", False), ("train.jsonl", True), ("train.json", False), (".", False), (".", True)],
+)
+def test_dates_in_json_files_stay_the_texts_that_stand_there(tmp_path, name, streaming):
+    rows = [
+        {"day": "2021-03-07", "time": "2021-03-07T10:00", "number": 1},
+        {"day": None, "time": "2004-07-24 10:00:00Z", "number": 2},
+    ]
+    whole = json.dumps(rows) if name.endswith(".json") else "\n".join(map(json.dumps, rows))
+    (tmp_path / name if name != "." else tmp_path / "train.jsonl").write_text(whole)
+    read = load_data(str(tmp_path / name), streaming=streaming)["train"]
+    assert list(read) == rows
+    assert read.features["day"] == read.features["time"] == Value("string")
+
+
+def test_names_of_files_may_end_in_capitals(tmp_path):
+    (tmp_path / "UP.CSV").write_text("q\na\n")
+    for streaming in (False, True):
+        assert list(load_data(str(tmp_path / "UP.CSV"), streaming=streaming)["train"]) == [{"q": "a"}]
 
 
 @pytest.mark.parametrize(

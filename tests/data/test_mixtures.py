@@ -5,7 +5,9 @@ import json
 import pytest
 from datasets import Dataset
 
+from modeling_yan.data.mixtures import join_tasks
 from modeling_yan.data.pairs import PairArguments, check_pair_arguments, load_pairs
+from modeling_yan.data.tasks import Task
 
 from ..helpers import ran, refused
 
@@ -89,6 +91,13 @@ def test_tasks_that_cannot_be_joined_are_named(two_tasks, change, message):
     (two_tasks / "sums.yaml").write_text(json.dumps(SUMS | change))
     with pytest.raises(ValueError, match=message):
         read()
+
+
+def test_tasks_of_one_name_are_compared_too():
+    tasks = [Task("task", "{q}", "{a}", truncation_side=side) for side in ("left", "right")]
+    with pytest.raises(ValueError, match="different sides, task: left, task: right; give them one"):
+        join_tasks(tasks)
+    assert join_tasks(tasks[:1] * 2).name == "task"
 
 
 def test_one_command_trains_a_model_of_two_tasks(two_tasks):

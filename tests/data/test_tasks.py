@@ -68,6 +68,9 @@ ROWS = {
 }
 
 
+TEXT_FUNCTIONS = ("join", "shortest", "last_word", "without_last_word", "corrupt")
+
+
 @pytest.fixture
 def clean_texts(tmp_path, monkeypatch):
     """A working folder with the lexicon that prepare_restoration.py writes."""
@@ -161,6 +164,55 @@ def test_references_are_a_column_of_texts_or_one_text():
     assert group_references(built)["references"][0] == ["uno"]
     with pytest.raises(ValueError, match=r"task own: column 'all' is not in the data; it has \['a', 'q'\]"):
         task.build(data.remove_columns("all"))
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["x", None, " "], ["x"]),
+        ([3, 4], ["3", "4"]),
+        (0, ["0"]),
+        ([None, ""], ["a"]),
+        ([{"text": "x"}], "references must be texts, and column 'r' holds a dict"),
+    ],
+)
+def test_references_are_texts_and_what_is_missing_among_them_is_left_out(given, read):
+    task = Task("own", "{q}", "{a}", references="r")
+    row = {"q": "1", "a": "a", "r": given}
+    if isinstance(read, str):
+        with pytest.raises(ValueError, match=read):
+            task.render(row)
+    else:
+        assert task.render(row)["references"] == read
+
+
+@pytest.mark.parametrize(
+    ("function", "values", "text"),
+    [
+        ("join", ["a", 2], "a 2"),
+        ("shortest", [10, 2], "2"),
+        ("last_word", 3, "3"),
+        ("without_last_word", 3, "3"),
+        ("last_word", " ", "column 'x' is blank"),
+        *((name, {"y": 1}, f"'{name}' of 't' needs texts, and column 'x' holds a dict") for name in TEXT_FUNCTIONS),
+    ],
+)
+def test_functions_of_texts_take_numbers_as_texts_and_refuse_the_rest(function, values, text):
+    task = Task("own", "{q}", "{t}", derive={"t": {"function": function, "column": "x"}})
+    if len(text) < 4:
+        assert task.render({"q": "1", "x": values})["target"] == text
+    else:
+        with pytest.raises(ValueError, match=text):
+            task.render({"q": "1", "x": values})
+
+
+def test_rows_without_answers_have_sources():
+    source = "####### DOCUMENT #######\n\nC"
+    assert Task.load("ag_news").without_answers().render({"text": "C"})["source"] == source
+    masked = Task.load("rocstories_last_word").without_answers()
+    assert masked.render({"text": "One two. Three four."}, "<mask>")["source"] == "One two. Three <mask>"
+    with pytest.raises(ValueError, match="row 2: task sst2: column 'sentence' is empty"):
+        Task.load("sst2").without_answers().build(Dataset.from_list([{"sentence": "a"}, {"sentence": None}]))
 
 
 def test_no_row_left_is_an_error():

@@ -134,6 +134,18 @@ def test_the_same_run_goes_on_with_any_batch_size_unless_sources_repeat(begun, f
     assert "batch_size (now 1, then 2)" in line
 
 
+def test_rows_need_a_source_and_no_answer(begun, tmp_path):
+    options = {**SMALL, "model": begun / "yan"}
+    (tmp_path / "rows.jsonl").write_text('{"source": "a pub"}\n{"source": null}\n')
+    line = refused(SCRIPT, cwd=tmp_path, output_dir="answers", **options)
+    assert "rows.jsonl, split train, row 2: column 'source' is empty" in line
+    (tmp_path / "two.yaml").write_text('source: "{food}, {area}"\ntarget: "{text}"\nreferences: texts\n')
+    (tmp_path / "rows.jsonl").write_text('{"food": "fish", "area": "river"}\n')
+    ran(SCRIPT, cwd=tmp_path, task="two.yaml", output_dir="answers", **options)
+    shard = tmp_path / "answers" / "answers-00000-of-00001.jsonl"
+    assert json.loads(shard.read_text())["source"] == "fish, river"
+
+
 def test_two_runs_do_not_write_to_one_folder(begun, folder):
     (folder / "rows.jsonl").write_bytes((begun / "rows.jsonl").read_bytes())
     options = {**SMALL, "output_dir": "answers", "model": begun / "yan"}

@@ -144,6 +144,9 @@ def test_rows_of_one_source_are_never_on_both_sides():
         ({"train_file": "bare.csv", **COLUMNS}, "bare.csv cannot be read as CSV: it has no rows"),
         ({"train_file": "bad.json", **COLUMNS}, "bad.json cannot be read as JSON"),
         ({"train_file": "lists.jsonl", **COLUMNS}, "target_column=answer: the column of lists.jsonl holds lists"),
+        ({"train_file": "kinds.jsonl", **COLUMNS}, "kinds.jsonl holds values of different kinds"),
+        ({"train_file": "my.csv", "validation_file": "folder", **COLUMNS}, "validation_file=folder is no file in"),
+        ({"train_file": "my.csv", "test_file": "folder", **COLUMNS}, "test_file=folder is no file in"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value.split(" ")[0],
 )
@@ -157,7 +160,9 @@ def test_what_cannot_be_read_is_named(csv_file, tmp_path, monkeypatch, options, 
         "bare.csv": "question,answer\n",
         "bad.json": "{question",
         "lists.jsonl": '{"question": "a", "answer": ["b"]}\n',
+        "kinds.jsonl": '{"question": "a", "answer": "b"}\n{"question": "a", "answer": 3}\n',
     }
+    (tmp_path / "folder").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
