@@ -7,7 +7,7 @@ Learns from a reward on the model's own answers (modeling_yan/training/rewards.p
 
 `--reward` runs the file that it names. The function gets `completions` and the task's columns `source` and
 `references` as lists and returns a number for each. Before and after, greedy answers to the validation sources are
-scored by the reward and by the task's metrics.
+scored by the reward and by the task's metrics; where there are none, some of the training sources are held out.
 """
 
 import runpy
@@ -20,8 +20,8 @@ from transformers import HfArgumentParser, TrainingArguments
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import ModelArguments, parse_arguments, run_script
 from modeling_yan.common.building import build_model, load_tokenizer
-from modeling_yan.data.loading import select_split
-from modeling_yan.data.tasks import Task, evaluation_rows, load_splits
+from modeling_yan.data.pairs import PairArguments, load_pairs
+from modeling_yan.data.tasks import Task, evaluation_rows
 from modeling_yan.data.tokenization import set_truncation_side, tokenize_sources
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.training.budget import with_earlier_stages
@@ -40,7 +40,7 @@ class RewardArguments:
     num_generations: int = field(default=8, metadata={"help": "Answers to a source, each from a prior of its own."})
     temperature: float = field(default=1.0, metadata={"help": "Of tokens and lengths."})
     beta: float = field(default=0.0, metadata={"help": "Weight of the divergence from the model at the start."})
-    max_eval_samples: int = field(default=200, metadata={"help": "Validation sources scored before and after."})
+    max_eval_samples: int = field(default=200, metadata={"help": "Held-out sources scored before and after."})
 
 
 def load_reward(name: str) -> Reward:
@@ -69,23 +69,23 @@ def score(trainer: YanRewardTrainer, rows: Dataset, task: Task) -> dict[str, flo
 
 
 def build_trainer(
-    model_arguments: ModelArguments, arguments: RewardArguments, training: TrainingArguments, task: Task
-) -> tuple[YanRewardTrainer, Dataset]:
-    """The trainer, and the rows that it is scored on."""
+    model_arguments: ModelArguments, arguments: RewardArguments, training: TrainingArguments
+) -> tuple[YanRewardTrainer, Dataset, Task]:
+    """The trainer, and the rows that it is scored on, read as which task."""
     reward, tokenizer = load_reward(arguments.reward), load_tokenizer(model_arguments)
+    pairs = PairArguments(dataset_name=arguments.dataset_name, task=arguments.task)
+    task, splits = load_pairs(pairs, tokenizer.mask_token, training.seed)
     set_truncation_side(tokenizer, task.truncation_side)
-    splits = load_splits(arguments.dataset_name, task, tokenizer.mask_token)
-    train = select_split(splits, "train", arguments.dataset_name)
     held_out = evaluation_rows(splits, arguments.max_eval_samples)
     if not held_out:
-        raise ValueError(f"{arguments.dataset_name} has neither a validation nor a test split to score answers on")
+        raise ValueError(f"dataset_name={arguments.dataset_name} has one source alone, and none to score; add others")
     model = build_model(YanForConditionalGeneration, model_arguments, tokenizer, whole=True)
     freeze(model, model_arguments.frozen_parts)
     trainer = YanRewardTrainer(
         model,
         reward,
         training,
-        train_dataset=tokenize_sources(train, tokenizer, task.max_source_length),
+        train_dataset=tokenize_sources(splits["train"], tokenizer, task.max_source_length),
         processing_class=tokenizer,
         num_generations=arguments.num_generations,
         temperature=arguments.temperature,
@@ -94,15 +94,14 @@ def build_trainer(
         encoder_learning_rate=model_arguments.encoder_learning_rate,
         callbacks=[EMACallback(model_arguments.ema_decay)] if model_arguments.ema_decay else None,
     )
-    return trainer, next(iter(held_out.values()))
+    return trainer, next(iter(held_out.values())), task
 
 
 def main() -> None:
     parser = HfArgumentParser((ModelArguments, RewardArguments, TrainingArguments), description=__doc__)
     model_arguments, arguments, training = parse_arguments(parser)
     resume = prepare_run(training, model_arguments)
-    task = Task.load(arguments.task)
-    trainer, rows = build_trainer(model_arguments, arguments, training, task)
+    trainer, rows, task = build_trainer(model_arguments, arguments, training)
     before = score(trainer, rows, task)
     report = {
         "task": arguments.task,

@@ -15,7 +15,7 @@ from trl import SFTConfig
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.arguments import ModelArguments, parse_arguments, run_script
-from modeling_yan.common.building import build_model, load_tokenizer
+from modeling_yan.common.building import build_model, check_adaptable, load_tokenizer
 from modeling_yan.data.loading import load_data, select_split
 from modeling_yan.training.adapters import lora_config
 from modeling_yan.training.budget import with_earlier_stages
@@ -42,6 +42,8 @@ class SFTArguments(SFTConfig):
 def main() -> None:
     parser = HfArgumentParser((ModelArguments, SFTDataArguments, SFTArguments), description=__doc__)
     model_arguments, data, training = parse_arguments(parser)
+    if data.use_lora:
+        check_adaptable(model_arguments)
     resume = prepare_run(training, model_arguments)
     splits = load_data(data.dataset_name)
     train = select_split(splits, "train", data.dataset_name)

@@ -12,8 +12,10 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from modeling_yan.common.help import ScriptHelp
+from modeling_yan.common.hub import read_config
 from modeling_yan.common.overrides import merge_options, nest_training_settings, parse_overrides
 from modeling_yan.common.paths import configuration_path
 from modeling_yan.common.precision import choose_precision, is_main_process
@@ -24,6 +26,8 @@ NEW_MODEL_DEFAULTS, LOADED_MODEL_DEFAULTS = "default.yaml", "default_finetuning.
 HOSTED_MODEL_DEFAULTS = "default_pretrained.yaml"
 # How long training lasts: an explicit number of updates or epochs wins over FLOPs.
 BUDGETS = ("max_steps", "num_train_epochs", "training_flops")
+# Learning rates of parts.
+RATES = ("embedding_learning_rate", "encoder_learning_rate")
 
 
 @dataclass
@@ -135,6 +139,25 @@ def given_flags(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[s
     return given
 
 
+def default_rates(parser: HfArgumentParser, defaults: Mapping, given: Mapping[str, str]) -> dict[str, float]:
+    """
+    The defaults' learning rates of parts, but for parts that are frozen. A pretrained encoder of a model that is loaded
+    goes on with the rate that it began with.
+    """
+    rates = {name: defaults[name] for name in RATES if name in defaults}
+    loaded = None if "encoder" in given else given.get("model_name_or_path")
+    if loaded is not None and getattr(read_config(loaded), "encoder_config", None) is not None:
+        hosted = read_recipe(str(configuration_path("training", HOSTED_MODEL_DEFAULTS)), parser)
+        rates["encoder_learning_rate"] = hosted["encoder_learning_rate"]
+    frozen = ModelArguments(freeze=given.get("freeze", "")).frozen_parts
+    # The embeddings are the encoder's, and beside an adapter all is frozen.
+    if "encoder" in frozen or string_to_bool(given.get("use_lora", "false")):
+        return {}
+    if "embeddings" in frozen:
+        rates.pop("embedding_learning_rate", None)
+    return rates
+
+
 def default_options(parser: HfArgumentParser, given: Mapping[str, str]) -> dict:
     """
     What a run is given that has no recipe: the defaults of a new model, or of one that is loaded. Of their config
@@ -143,8 +166,8 @@ def default_options(parser: HfArgumentParser, given: Mapping[str, str]) -> dict:
     loaded, hosted = "model_name_or_path" in given, "encoder" in given
     name = LOADED_MODEL_DEFAULTS if loaded else HOSTED_MODEL_DEFAULTS if hosted else NEW_MODEL_DEFAULTS
     options = read_recipe(str(configuration_path("training", name)), parser)
-    if "encoder" in given.get("freeze", "").split(","):
-        options.pop("encoder_learning_rate", None)
+    rates = default_rates(parser, options, given)
+    options = {name: value for name, value in options.items() if name not in RATES} | rates
     if "config_overrides" in options:
         preset = configuration_path("models", f"{given.get('preset', options['preset'])}.json")
         own = json.loads(preset.read_text(encoding="utf-8"))

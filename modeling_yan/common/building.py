@@ -1,7 +1,9 @@
 """The model that arguments ask for: from a checkpoint, around a pretrained encoder, or new."""
 
+import contextlib
 import json
 from collections import Counter
+from collections.abc import Iterator
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -9,14 +11,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.canvas_yan import text_room
+from modeling_yan.common.adapters import with_adapter
 from modeling_yan.common.arguments import ModelArguments
 from modeling_yan.common.hub import (
+    base_of,
     check_config_file,
     read_config,
     read_model,
     read_model_and_gaps,
     read_tokenizer,
     readable,
+    readable_base,
     refuse_gaps,
 )
 from modeling_yan.common.overrides import load_preset
@@ -37,6 +42,63 @@ def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
     if name is None:
         raise ValueError("tokenizer_name is needed for a new model")
     return read_tokenizer(name, trust_remote_code=arguments.trust_remote_code)
+
+
+def check_new_tokenizer(size: int | None, arguments: ModelArguments) -> None:
+    """
+    Args:
+        size: of a tokenizer that is to be trained; None for none.
+
+    Raises:
+        ValueError: where there is a tokenizer already.
+    """
+    trained_before = arguments.tokenizer_name or arguments.model_name_or_path or arguments.encoder
+    if size and trained_before:
+        raise ValueError(
+            f"train_tokenizer={size} is for a new model; leave it out, or leave {trained_before!r} out "
+            "(tokenizer_name, model_name_or_path, encoder)"
+        )
+
+
+def check_tokenizer_fits(tokenizer: PreTrainedTokenizerBase, config: YanConfig) -> None:
+    """
+    Raises:
+        ValueError: for a tokenizer with more entries than a model has embeddings.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer):,} entries, the model embeddings for {config.vocab_size:,}: they are "
+            "not of one model; leave tokenizer_name out, or resize the model's embeddings first"
+        )
+
+
+def check_adaptable(arguments: ModelArguments) -> None:
+    """
+    Raises:
+        ValueError: for an adapter, around which a new one cannot be saved: it would name the model below both.
+    """
+    name = arguments.model_name_or_path
+    base = None if name is None else base_of(name)
+    if base is not None:
+        raise ValueError(
+            f"use_lora begins an adapter, and model_name_or_path={name} is one, of {base}; leave use_lora out to train "
+            f"all weights on, or merge it first: in Python, read_model(YanForConditionalGeneration, {name!r}) of "
+            "modeling_yan.common.hub, then save_pretrained"
+        )
+
+
+@contextlib.contextmanager
+def reading_base(arguments: ModelArguments) -> Iterator[str]:
+    """
+    Around what reads the model of `model_name_or_path`, whose name it gives: of an adapter, that of its model.
+
+    Raises:
+        ValueError, OSError: naming both, where an adapter's model cannot be read.
+    """
+    name = arguments.model_name_or_path
+    base = base_of(name)
+    with contextlib.nullcontext() if base is None else readable_base(name, base):
+        yield base or name
 
 
 def check_model_arguments(arguments: ModelArguments) -> YanConfig:
@@ -60,11 +122,12 @@ def check_model_arguments(arguments: ModelArguments) -> YanConfig:
         config = load_preset(arguments.preset, **overrides)
         check_pretrained_rates(config, arguments)
         return config
-    check_config_file(arguments.model_name_or_path, YanForConditionalGeneration)
-    try:
-        config = YanConfig.from_pretrained(arguments.model_name_or_path, **overrides)
-    except StrictDataclassError as error:
-        raise ValueError(f"config_overrides={arguments.config_overrides!r}: {error}") from None
+    with reading_base(arguments) as name:
+        check_config_file(name, YanForConditionalGeneration)
+        try:
+            config = YanConfig.from_pretrained(name, **overrides)
+        except StrictDataclassError as error:
+            raise ValueError(f"config_overrides={arguments.config_overrides!r}: {error}") from None
     check_pretrained_rates(config, arguments)
     return config
 
@@ -155,8 +218,8 @@ def build_model(
     whole: bool = False,
 ) -> PreTrainedModel:
     """
-    A model of any stage from a checkpoint of any stage (parts it lacks start fresh), or a new one: around a pretrained
-    encoder, or from a preset over the tokenizer's vocabulary.
+    A model of any stage from a checkpoint of any stage (parts it lacks start fresh; an adapter is merged into its
+    model), or a new one: around a pretrained encoder, or from a preset over the tokenizer's vocabulary.
 
     Args:
         model_class: of this package.
@@ -166,18 +229,22 @@ def build_model(
 
     Raises:
         ValueError: for a config override of an unknown name or of a value that does not fit, before weights are loaded;
-            for weights that cannot be read or do not fit the config.
+            for weights that cannot be read or do not fit the config; for a tokenizer that does not fit a model.
     """
-    check_model_arguments(arguments)
+    config = check_model_arguments(arguments)
     overrides = {"attn_implementation": arguments.attn_implementation, **arguments.overrides}
     if arguments.model_name_or_path is not None:
         # Weights saved in bfloat16 would swallow small updates; mixed precision is Trainer's (--bf16).
-        name = arguments.model_name_or_path
-        model, missing = read_model_and_gaps(model_class, name, dtype=torch.float32, **overrides)
-        if whole:
-            refuse_gaps(name, missing, model)
+        check_tokenizer_fits(tokenizer, config)
+        with reading_base(arguments) as name:
+            model, missing = read_model_and_gaps(model_class, name, dtype=torch.float32, **overrides)
+            if whole:
+                refuse_gaps(name, missing, model)
         say_what_starts_fresh(name, missing)
-        return model
+        if name == arguments.model_name_or_path:
+            return model
+        with readable(arguments.model_name_or_path):
+            return with_adapter(model, arguments.model_name_or_path).requires_grad_(True)
     if arguments.encoder is not None:
         with readable(arguments.encoder):
             return model_class.from_encoder(

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from modeling_yan import YanForMaskedLM
 from modeling_yan.common.arguments import ModelArguments
-from modeling_yan.common.building import build_model, load_tokenizer
+from modeling_yan.common.building import build_model, check_new_tokenizer, load_tokenizer
 from modeling_yan.data.collators import DataCollatorForTextInfilling
 from modeling_yan.data.corpora import Corpus, load_corpus, load_task_corpus, tokenize_corpus
 from modeling_yan.data.tasks import Task
@@ -140,6 +140,7 @@ def train_autoencoder(
     Raises:
         ValueError: for arguments that do not go together, as early as that can be told.
     """
+    check_new_tokenizer(data.train_tokenizer, model_arguments)
     resume = prepare_run(training, model_arguments)
     if data.streaming and training.max_steps <= 0:
         raise ValueError("streaming=True has no known end; pass --max_steps")

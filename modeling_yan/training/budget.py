@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils import gather_object
 from transformers import Trainer, TrainingArguments
 
 from modeling_yan.common.flops import WorkCounter
@@ -33,12 +34,24 @@ def default_updates(rows: int, training: TrainingArguments, *, labels: bool) -> 
     return max(fewest, math.ceil(FEWEST_EPOCHS * rows / rows_per_update(training)))
 
 
+def updates_per_epoch(trainer: Trainer) -> int:
+    """Of a trainer whose data set has a length; the last one may have fewer micro-batches than the others."""
+    return max(math.ceil(len(trainer.get_train_dataloader()) / trainer.args.gradient_accumulation_steps), 1)
+
+
+def micro_batches_per_update(trainer: Trainer) -> float:
+    """Of one process, the mean over an epoch; of a stream, whose end is not known, all that are accumulated."""
+    if not hasattr(trainer.train_dataset, "__len__"):
+        return trainer.args.gradient_accumulation_steps
+    return len(trainer.get_train_dataloader()) / updates_per_epoch(trainer)
+
+
 def planned_updates(trainer: Trainer) -> tuple[int, float] | None:
     """Updates and epochs that the trainer's arguments ask for; None for a stream, whose end is not known."""
     training = trainer.args
     if not hasattr(trainer.train_dataset, "__len__"):
         return None
-    each_epoch = max(math.ceil(len(trainer.get_train_dataloader()) / training.gradient_accumulation_steps), 1)
+    each_epoch = updates_per_epoch(trainer)
     if training.max_steps > 0:
         return training.max_steps, training.max_steps / each_epoch
     return math.ceil(training.num_train_epochs * each_epoch), training.num_train_epochs
@@ -77,8 +90,8 @@ def flops_per_update(trainer: Trainer, batches: int = 5) -> float:
     """
     FLOPs of one update, forward and backward, over all processes and accumulated micro-batches.
 
-    It is the mean over some of the first 50 batches, evenly spaced, as `WorkCounter` counts them. Neither weights nor
-    torch's random states are changed.
+    It is the mean over some of the first 50 batches of each process, evenly spaced, as `WorkCounter` counts them, the
+    same in every process. Neither weights nor torch's random states are changed.
 
     Args:
         trainer: with a data set to train on.
@@ -89,7 +102,7 @@ def flops_per_update(trainer: Trainer, batches: int = 5) -> float:
         with WorkCounter() as counter:
             for batch in counted:
                 pass_through(trainer, batch)
-    return counter.flops / len(counted) * trainer.args.gradient_accumulation_steps * trainer.args.world_size
+    return sum(gather_object([counter.flops / len(counted)])) * micro_batches_per_update(trainer)
 
 
 def seconds_per_update(trainer: Trainer) -> float:
@@ -102,7 +115,7 @@ def seconds_per_update(trainer: Trainer) -> float:
             if trainer.args.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - start
-    return seconds * trainer.args.gradient_accumulation_steps
+    return seconds * micro_batches_per_update(trainer)
 
 
 def apply_budget(trainer: Trainer, budget: float | None) -> float:

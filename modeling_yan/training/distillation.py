@@ -14,16 +14,23 @@ from transformers import HfArgumentParser, PreTrainedTokenizerBase, Seq2SeqTrain
 
 from modeling_yan.common.arguments import ModelArguments, parse_arguments
 from modeling_yan.common.building import load_tokenizer
-from modeling_yan.common.hub import read_tokenizer
+from modeling_yan.common.hub import TOKENIZER_FILES, read_tokenizer
+from modeling_yan.common.settings import SETTINGS_FILE, fingerprint_files, settle
+from modeling_yan.data.loading import first_rows
 from modeling_yan.data.pairs import FILES, load_pairs
 from modeling_yan.data.sources import cross_fields, drop_fields
 from modeling_yan.data.tasks import Task, evaluation_rows, group_references
 from modeling_yan.data.tokenization import mask_token_of, set_truncation_side
 from modeling_yan.evaluation.text_generation import iterate_answers, load_text_model
 from modeling_yan.training.flow import FlowDataArguments, check_flow_arguments, train_flow
+from modeling_yan.training.runs import prepare_run
 
 # Answers so far, hidden: whoever loads the folder as a data set would take them for the whole.
 ANSWERS = ".answers.jsonl"
+# Says how the data set is read.
+TASK_FILE = "pairs.yaml"
+# Files that decide what a teacher answers.
+TEACHER_FILES = ("*config.json", "*.safetensors", "*.bin", *TOKENIZER_FILES)
 DESCRIPTION = """
 Writes a teacher's answers as a data set, one for each distinct source, and trains a model on them. Interrupted writing
 resumes.
@@ -74,6 +81,24 @@ def read_answers(path: Path, sources: list[str]) -> int:
     return len(lines)
 
 
+def teacher_settings(arguments: DistillationArguments, task: Task) -> dict:
+    """
+    All that decides what the teacher answers to a source, as JSON keeps it.
+
+    Args:
+        task: with the lengths in the teacher's tokens.
+    """
+    folder = Path(arguments.teacher)
+    return {
+        "teacher": str(folder.resolve()) if folder.is_dir() else arguments.teacher,
+        "files of the teacher": fingerprint_files(folder, *TEACHER_FILES) if folder.is_dir() else None,
+        "teacher_beams": arguments.teacher_beams,
+        "max_source_length": task.max_source_length,
+        "max_target_length": task.max_target_length,
+        "truncation_side": task.truncation_side,
+    }
+
+
 def lengths_for_teacher(
     tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], targets: Sequence[str]
 ) -> tuple[int, int]:
@@ -99,16 +124,24 @@ def write_answers(
         trust_remote_code: whether code that comes with the teacher may run.
         lengths: tokens of a source and of an answer, instead of the task's.
         targets: texts that are as long as answers get, where the task says nothing of lengths.
+
+    Raises:
+        ValueError: if the file holds answers to other sources, or that were written with other settings.
     """
     rest = sources[read_answers(path, sources) :]
-    if not rest:
-        return
-    teacher = load_text_model(arguments.teacher, trust_remote_code=trust_remote_code).to(device)
     tokenizer = read_tokenizer(arguments.teacher, trust_remote_code=trust_remote_code)
     set_truncation_side(tokenizer, task.truncation_side)
     if targets is not None:
-        task = task.with_lengths(*lengths_for_teacher(tokenizer, rest, targets))
+        task = task.with_lengths(*lengths_for_teacher(tokenizer, sources, targets))
     task = task.with_lengths(*lengths)
+    if len(rest) == len(sources):
+        # No answer is there that settings have decided.
+        for begun in (path, path.parent / SETTINGS_FILE):
+            begun.unlink(missing_ok=True)
+    settle(path.parent, teacher_settings(arguments, task), argument="--distilled_dir", written=path.name)
+    if not rest:
+        return
+    teacher = load_text_model(arguments.teacher, trust_remote_code=trust_remote_code).to(device)
     answers = iterate_answers(
         teacher,
         tokenizer,
@@ -140,8 +173,8 @@ def write_distilled_data(
     fits_lengths: bool = False,
 ) -> int:
     """
-    Makes `distilled_dir` a data set for the task `pairs`: the teacher's answers are the targets to train on, and the
-    references of made-up sources; given sources and the other splits keep their own references.
+    Makes `distilled_dir` a data set, with the task that reads it in `pairs.yaml`: the teacher's answers are the targets
+    to train on, and the references of made-up sources; given sources and the other splits keep their own references.
 
     Args:
         task, splits: the data whose sources are answered, of `load_pairs`.
@@ -155,7 +188,7 @@ def write_distilled_data(
         The number of answers that are not empty.
 
     Raises:
-        ValueError: if there is no answer, or a file of answers to other sources.
+        ValueError: if there is no answer, or a file of answers to other sources or written with other settings.
     """
     train = splits["train"]
     folder = Path(arguments.distilled_dir)
@@ -173,6 +206,9 @@ def write_distilled_data(
     rows = [{**row, "references": known.get(row["source"], [row["target"]])} for row in rows if row["target"]]
     if not rows:
         raise ValueError(f"teacher {arguments.teacher} answered every source with nothing; is it trained on this task?")
+    kept = ("max_source_length", "max_target_length", "metric", "truncation_side")
+    read_as = {"source": "{source}", "target": "{target}", "references": "references"}
+    Task("pairs", **read_as, **{name: getattr(task, name) for name in kept}).save(folder / TASK_FILE)
     # What is trained on comes last, so that a folder that has it is whole.
     for name, split in {**evaluation_rows(splits), "train": Dataset.from_list(rows)}.items():
         partial = folder / f".{name}.parquet"
@@ -201,13 +237,26 @@ def distill(
     data: FlowDataArguments,
     training: Seq2SeqTrainingArguments,
 ) -> None:
-    """Writes the teacher's answers and, unless `only_write`, trains a flow on them (`train_flow`)."""
+    """
+    Writes the teacher's answers and, unless `only_write`, trains a flow on them (`train_flow`).
+
+    Raises:
+        ValueError: for arguments that do not go together, before the teacher is asked where that can be told.
+    """
     check_flow_arguments(data, model_arguments)
+    if data.targets != "all":
+        raise ValueError(
+            f"targets={data.targets} chooses among the answers of the data, and training is on the teacher's; leave it "
+            "out"
+        )
+    if not arguments.only_write:
+        prepare_run(training, model_arguments)
     with training.main_process_first(local=False, desc="the teacher's answers"):
         if training.process_index == 0:
             trusted = model_arguments.trust_remote_code
             mask_token = read_tokenizer(arguments.teacher, trust_remote_code=trusted).mask_token
             task, splits = load_pairs(data, mask_token, training.seed)
+            splits["train"] = first_rows(splits["train"], data.max_train_samples)
             if task.masks_text:
                 check_mask_token(mask_token, model_arguments)
             count = write_distilled_data(
@@ -226,9 +275,11 @@ def distill(
 
 
 def answers_as_data(data: FlowDataArguments, folder: str) -> FlowDataArguments:
-    """Arguments for training on the answers in a folder, with lengths that fit them where none were asked for."""
-    given = dict.fromkeys((*FILES, "source_column", "target_column"))
-    answers = replace(data, **given, dataset_config_name=None, task="pairs", dataset_name=folder)
+    """
+    Arguments for training on all answers in a folder, with lengths that fit them where none were asked for.
+    """
+    left_out = dict.fromkeys((*FILES, "source_column", "target_column", "dataset_config_name", "max_train_samples"))
+    answers = replace(data, **left_out, task=str(Path(folder) / TASK_FILE), dataset_name=folder)
     answers.fits_lengths = True
     return answers
 

@@ -1,18 +1,22 @@
 """States of a frozen encoder, computed once and kept on disk, so that an update costs the flow alone."""
 
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, TrainingArguments
 
+from modeling_yan.common.flops import WorkCounter
 from modeling_yan.encoder_yan import YanHostedEncoder
 
-STATES_FILE = "encoder_states.f32"
+# Trainer uploads nothing whose name begins with an underscore.
+STATES_FILE = "_encoder_states.f32"
 # Column that says which row of the file belongs to a training row.
 ROW = "row"
 
@@ -25,10 +29,13 @@ class EncoderStates:
     Args:
         values: (tokens, d) float32, memory-mapped.
         starts: where each row begins, and where the last one ends (rows + 1,).
+        flops, minutes: what it cost to compute them.
     """
 
     values: np.ndarray
     starts: np.ndarray
+    flops: float = 0.0
+    minutes: float = 0.0
 
     def of(self, row: int) -> torch.Tensor:
         """(tokens of the row, d), a copy."""
@@ -99,11 +106,11 @@ def store_states(model: PreTrainedModel, rows: Dataset, folder: Path, batch_size
     values.flush()
 
 
-def load_states(rows: Dataset, width: int, folder: Path) -> EncoderStates:
-    """What `store_states` wrote for the same rows, in another process."""
+def load_states(rows: Dataset, width: int, folder: Path, *, flops: float = 0.0, minutes: float = 0.0) -> EncoderStates:
+    """What `store_states` wrote for the same rows, in another process, and what that cost."""
     starts = row_starts(rows)
     values = np.memmap(folder / STATES_FILE, dtype=np.float32, mode="r", shape=(int(starts[-1]), width))
-    return EncoderStates(values, starts)
+    return EncoderStates(values, starts, flops, minutes)
 
 
 def states_of_frozen_encoder(
@@ -123,12 +130,23 @@ def states_of_frozen_encoder(
     if not isinstance(rows, Dataset) or not is_frozen(model) or not room_for(rows, width, folder):
         return rows, None
     model.to(training.device)
-    with training.main_process_first(desc="states of the frozen encoder"):
+    start = time.perf_counter()
+    with training.main_process_first(desc="states of the frozen encoder"), WorkCounter() as counter:
         if training.process_index == 0:
             store_states(model, rows, folder, 2 * training.train_batch_size)
+    flops, minutes = broadcast_object_list([counter.flops, (time.perf_counter() - start) / 60])
     # Trainer knows the columns that forward takes alone.
     training.remove_unused_columns = False
-    return rows.add_column(ROW, list(range(len(rows)))), load_states(rows, width, folder)
+    states = load_states(rows, width, folder, flops=flops, minutes=minutes)
+    return rows.add_column(ROW, list(range(len(rows)))), states
+
+
+def with_reading(report: dict, states: EncoderStates | None) -> dict:
+    """The report of a training run, with what the states of a frozen encoder cost where there are any."""
+    if states is None:
+        return report
+    minutes = round(report["train_minutes"] + states.minutes, 2)
+    return {**report, "train_flops": report["train_flops"] + states.flops, "train_minutes": minutes}
 
 
 def remove_states(folder: str | Path) -> None:

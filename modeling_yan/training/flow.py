@@ -20,7 +20,13 @@ from transformers import (
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.canvas_yan import text_room
 from modeling_yan.common.arguments import ModelArguments, check_positive, parse_arguments
-from modeling_yan.common.building import build_model, check_model_arguments, load_tokenizer
+from modeling_yan.common.building import (
+    build_model,
+    check_adaptable,
+    check_model_arguments,
+    check_new_tokenizer,
+    load_tokenizer,
+)
 from modeling_yan.common.precision import is_main_process
 from modeling_yan.configuration_yan import YanConfig
 from modeling_yan.data.corpora import task_texts
@@ -46,6 +52,7 @@ from modeling_yan.training.encoder_states import (
     StatesCollator,
     remove_states,
     states_of_frozen_encoder,
+    with_reading,
 )
 from modeling_yan.training.freezing import check_parts, freeze
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
@@ -164,16 +171,31 @@ def check_flow_arguments(data: FlowDataArguments, model_arguments: ModelArgument
         ValueError: for arguments that exclude each other, before anything is read.
     """
     check_pair_arguments(data)
-    check_positive(data, "max_source_length", "max_target_length")
+    check_positive(data, "max_source_length", "max_target_length", "max_train_samples", "max_eval_samples")
     check_parts(model_arguments.frozen_parts)
-    trained_before = model_arguments.tokenizer_name or model_arguments.model_name_or_path or model_arguments.encoder
-    if data.train_tokenizer and trained_before:
-        raise ValueError(
-            f"train_tokenizer={data.train_tokenizer} is for a new model; leave it out, or leave {trained_before!r} out "
-            "(tokenizer_name, model_name_or_path, encoder)"
-        )
+    check_new_tokenizer(data.train_tokenizer, model_arguments)
     if data.use_lora and model_arguments.model_name_or_path is None:
         raise ValueError("use_lora trains an adapter of a model that is there; give model_name_or_path, too")
+    if data.use_lora:
+        check_adaptable(model_arguments)
+    if data.use_lora and model_arguments.frozen_parts:
+        raise ValueError(
+            f"freeze={model_arguments.freeze} does not go with use_lora, which freezes all weights and puts adapters "
+            "into every part; leave one of them out"
+        )
+
+
+def check_redrawn(task: Task, data: FlowDataArguments) -> None:
+    """
+    Raises:
+        ValueError: for options that look at all targets, of a task whose rows are derived anew.
+    """
+    asked = {"fill_canvas": data.fill_canvas, "targets": data.targets == "typical" and data.targets}
+    for name, value in asked.items():
+        if task.redraw and value:
+            raise ValueError(
+                f"{name}={value} does not go with task={task.name}, whose rows are derived anew each time; leave it out"
+            )
 
 
 def fit_lengths(
@@ -258,6 +280,7 @@ def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, see
     # 2. The texts.
     task, splits = load_pairs(data, mask_token_of(tokenizer), seed)
     texts = splits["train"]
+    check_redrawn(task, data)
     if tokenizer is None:
         tokenizer = train_own_tokenizer(texts, data.train_tokenizer)
     set_truncation_side(tokenizer, task.truncation_side)
@@ -268,8 +291,9 @@ def load_flow_data(data: FlowDataArguments, model_arguments: ModelArguments, see
     if data.task is None or data.fits_lengths:
         task = fit_lengths(task, texts, tokenizer, config, grows=new)
     task = task.with_lengths(data.max_source_length, data.max_target_length)
-    if not trained_before:
-        tokenizer.model_max_length = max(task.max_source_length, task.max_target_length)
+    longest = max(task.max_source_length, task.max_target_length)
+    # One that is loaded may have been trained on shorter texts; what it can read beyond these it keeps.
+    tokenizer.model_max_length = max(tokenizer.model_max_length, longest) if trained_before else longest
     end_id = model_end_id(config, tokenizer, new=new)
     loaded = FlowData(task, tokenizer, texts, texts, evaluation_rows(splits, data.max_eval_samples), end_id=end_id)
     loaded.fill_canvas = choose_canvas(loaded, data.fill_canvas, config)
@@ -313,12 +337,23 @@ def build_flow_model(model_arguments: ModelArguments, data: FlowDataArguments, l
             f"task {loaded.task.name} has texts of up to {loaded.longest} tokens, the model max_position_embeddings="
             f"{model.config.max_position_embeddings}; pass smaller --max_source_length and --max_target_length"
         )
-    if loaded.fill_canvas:
-        model.generation_config.update(length_mode="canvas", max_new_tokens=loaded.task.max_target_length)
+    set_canvas(model, loaded.task.max_target_length if loaded.fill_canvas else None)
     if data.use_lora:
         return get_peft_model(model, lora_config(model, data.lora_r))
     freeze(model, model_arguments.frozen_parts)
     return model
+
+
+def set_canvas(model: YanForConditionalGeneration, size: int | None) -> None:
+    """
+    Has a model write canvases of `size` tokens, or for None of the length that suits it, also where it was trained on
+    filled ones before.
+    """
+    options = model.generation_config
+    if size is not None:
+        options.update(length_mode="canvas", max_new_tokens=size)
+    elif options.length_mode == "canvas" and model.config.predicts_length:
+        options.update(length_mode="predicted", max_new_tokens=None)
 
 
 def text_metrics(tokenizer: PreTrainedTokenizerBase, rows: Dataset):
@@ -373,7 +408,8 @@ def build_trainer(
     )
     if chosen is not None and num_samples and training.eval_strategy != "no":
         shown = first_rows(chosen, num_samples)
-        trainer.add_callback(SamplesCallback(trainer, list(shown["source"]), list(shown["target"])))
+        texts = list(shown["source"]), list(shown["target"])
+        trainer.add_callback(SamplesCallback(trainer, *texts, max_source_length=loaded.task.max_source_length))
     return trainer
 
 
@@ -408,28 +444,29 @@ def train_flow(model_arguments: ModelArguments, data: FlowDataArguments, trainin
     if not model_arguments.has_budget:
         labels = are_few(loaded.texts["target"][:])
         training.max_steps = default_updates(len(loaded.train), training, labels=labels)
-    loaded.train, states = states_of_frozen_encoder(model, loaded.train, training)
-    if states is not None:
-        say(f"the encoder is frozen: its states are computed once, {states.values.nbytes / 2**20:,.0f} MiB on disk")
-    trainer = build_trainer(
-        model,
-        loaded,
-        training,
-        ema_decay=model_arguments.ema_decay,
-        embedding_learning_rate=model_arguments.embedding_learning_rate,
-        encoder_learning_rate=model_arguments.encoder_learning_rate,
-        num_samples=data.num_samples,
-        states=states,
-    )
-    held_out = "".join(f", {len(rows):,} {name} sources" for name, rows in loaded.held_out.items())
-    lengths = f"up to {loaded.task.max_source_length} tokens read and {loaded.task.max_target_length} written"
-    say(f"{model.num_parameters():,} parameters, {len(loaded.train):,} training pairs{held_out}; {lengths}")
-    trainer.data_names = data.names
     try:
+        loaded.train, states = states_of_frozen_encoder(model, loaded.train, training)
+        if states is not None:
+            say(f"the encoder is frozen: its states are computed once, {states.values.nbytes / 2**20:,.0f} MiB on disk")
+        trainer = build_trainer(
+            model,
+            loaded,
+            training,
+            ema_decay=model_arguments.ema_decay,
+            embedding_learning_rate=model_arguments.embedding_learning_rate,
+            encoder_learning_rate=model_arguments.encoder_learning_rate,
+            num_samples=data.num_samples,
+            states=states,
+        )
+        held_out = "".join(f", {len(rows):,} {name} sources" for name, rows in loaded.held_out.items())
+        lengths = f"up to {loaded.task.max_source_length} tokens read and {loaded.task.max_target_length} written"
+        say(f"{model.num_parameters():,} parameters, {len(loaded.train):,} training pairs{held_out}; {lengths}")
+        trainer.data_names = data.names
         report = run_training(trainer, training_flops=model_arguments.training_flops, resume=resume)
     finally:
-        if trainer.is_world_process_zero():
+        if training.process_index == 0:
             remove_states(training.output_dir)
+    report = with_reading(report, states)
     report |= {"train_rows": len(loaded.train), "last_terms": trainer.last_terms()}
     seen = evaluation_rows({"validation": loaded.texts}, SCORED_TRAINING_ROWS)["validation"]
     trainer.scores = score_splits(

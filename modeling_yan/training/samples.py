@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from transformers import TrainerCallback
 
 from modeling_yan.evaluation.text_generation import generate_texts
@@ -22,10 +23,19 @@ class SamplesCallback(TrainerCallback):
     Args:
         trainer: whose model and tokenizer answer, with its seed.
         sources, references: what to answer, and one right answer to each.
+        max_source_length: cuts sources, in tokens; the tokenizer's limit by default.
     """
 
-    def __init__(self, trainer: YanTrainerMixin, sources: list[str], references: list[str]):
+    def __init__(
+        self,
+        trainer: YanTrainerMixin,
+        sources: list[str],
+        references: list[str],
+        *,
+        max_source_length: int | None = None,
+    ):
         self.trainer, self.sources, self.references = trainer, sources, references
+        self.max_source_length = max_source_length
 
     def on_evaluate(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
@@ -37,6 +47,7 @@ class SamplesCallback(TrainerCallback):
                 model.eval(),
                 self.trainer.processing_class,
                 self.sources,
+                max_source_length=self.max_source_length,
                 generator=torch.Generator(model.device).manual_seed(args.seed),
             )
         model.train(was_training)
@@ -45,7 +56,8 @@ class SamplesCallback(TrainerCallback):
             file.writelines(json.dumps({"step": state.global_step, **row}, ensure_ascii=False) + "\n" for row in rows)
         table = Table(*COLUMNS, title=f"step {state.global_step}", show_lines=True)
         for row in rows:
-            table.add_row(*row.values())
+            # Strings would be read as markup.
+            table.add_row(*map(Text, row.values()))
         Console().print(table)
         lines = ["| " + " | ".join(value.replace("|", " ") for value in row.values()) + " |" for row in rows]
         text = "\n".join([f"| {' | '.join(COLUMNS)} |", "| --- | --- | --- |", *lines])

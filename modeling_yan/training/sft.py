@@ -4,6 +4,7 @@ from datasets import IterableDataset
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, Trainer
 from trl import SFTTrainer
 
+from modeling_yan.canvas_yan import text_room
 from modeling_yan.data.tokenization import model_end_id, target_ids
 from modeling_yan.training.trainer import YanTrainerMixin
 
@@ -41,8 +42,8 @@ def split_example(example: dict, tokenizer: PreTrainedTokenizerBase) -> tuple[st
                 "rows are conversations, but the tokenizer has no chat_template; set tokenizer.chat_template"
             )
         prompt = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    if not prompt.strip() or not completion.strip():
-        raise ValueError(f"an empty prompt or completion: {example}")
+    if not all(isinstance(text, str) and text.strip() for text in (prompt, completion)):
+        raise ValueError(f"a prompt or completion is empty or no text; fill it in or delete the row: {example}")
     return prompt, completion
 
 
@@ -55,8 +56,8 @@ class YanSFTTrainer(YanTrainerMixin, _PlainLoss):
     """
     TRL's `SFTTrainer` for a model that reads a source and writes a target: prompts and completions are tokenised apart,
     as at inference, a target ends with the model's EOS, and the loss is the model's own. Everything else (SFTConfig,
-    `peft_config`, logging, saving) is TRL's. `max_length` of the SFTConfig bounds source and target each; longer ones
-    are cut.
+    `peft_config`, logging, saving) is TRL's. `max_length` of the SFTConfig bounds source and target each, and so does
+    what the model has positions for; longer ones are cut.
 
     Raises:
         ValueError: for an SFTConfig with packing.
@@ -67,6 +68,8 @@ class YanSFTTrainer(YanTrainerMixin, _PlainLoss):
             raise ValueError("packing=True joins rows end to end; YAN reads and writes each row by itself")
         # Rows are tokenised before TRL's trainer has its model.
         self._end_id = model_end_id(model.config, processing_class)
+        positions = model.config.max_position_embeddings
+        self._room = (positions, text_room(positions, model.config.canvas_ratio))
         super().__init__(
             model,
             args,
@@ -81,12 +84,12 @@ class YanSFTTrainer(YanTrainerMixin, _PlainLoss):
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         end_id = self._end_id
+        longest_source, longest_target = (min(args.max_length or room, room) for room in self._room)
 
         def tokenize(example: dict) -> dict:
             source, target = split_example(example, processing_class)
-            options = {"truncation": args.max_length is not None, "max_length": args.max_length}
-            labels = target_ids(processing_class, [target], end_id, args.max_length)[0]
-            return {"input_ids": processing_class(source, **options)["input_ids"], "labels": labels}
+            ids = processing_class(source, truncation=True, max_length=longest_source)["input_ids"]
+            return {"input_ids": ids, "labels": target_ids(processing_class, [target], end_id, longest_target)[0]}
 
         columns = dataset.column_names
         if isinstance(dataset, IterableDataset):

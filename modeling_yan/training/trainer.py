@@ -13,8 +13,10 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.utils.data import SequentialSampler
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import has_length
 
 from modeling_yan.common.building import check_embedding_rate
 from modeling_yan.encoder_yan import YanHostedEncoder
@@ -137,7 +139,7 @@ class EpochLengthSampler(LengthGroupedSampler):
 class KnownLengthsMixin:
     """
     Batches of similar lengths in the same order in every process and after a resume, also from a data set that says
-    how long its rows are (`lengths`), before it is read.
+    how long its rows are (`lengths`), before it is read. Rows that are evaluated keep their order.
     """
 
     def _get_train_sampler(self, train_dataset=None):
@@ -155,6 +157,12 @@ class KnownLengthsMixin:
             # Within an epoch it is a fraction more; before the first update there is none.
             epoch=lambda: int(self.state.epoch or 0),
         )
+
+    def _get_eval_sampler(self, eval_dataset):
+        # Trainer would order these, too, by length, and what is written would be compared with other rows' references.
+        if eval_dataset is None or not has_length(eval_dataset) or self.args.world_size > 1:
+            return None
+        return SequentialSampler(eval_dataset)
 
 
 class YanTrainerMixin(KnownLengthsMixin):

@@ -10,10 +10,12 @@ from transformers import BartConfig, BartForConditionalGeneration
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common import adapters
+from modeling_yan.common.arguments import ModelArguments
+from modeling_yan.common.building import build_model, check_adaptable, check_model_arguments
 from modeling_yan.common.hub import read_config, read_model, read_tokenizer
 from modeling_yan.evaluation.text_generation import load_text_model
 
-from ..helpers import seeded, source_batch, tiny_model
+from ..helpers import seeded, source_batch, tiny_model, word_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -58,6 +60,19 @@ def test_an_adapter_is_read_as_the_model_that_it_makes(folder):
         for model in (base, merged)
     ]
     assert not torch.equal(*answers)
+
+
+def test_training_goes_on_from_the_model_that_an_adapter_makes(folder):
+    arguments = ModelArguments(model_name_or_path=str(folder / "adapter"), config_overrides="{unroll_steps: 2}")
+    config = check_model_arguments(arguments)
+    assert (config.vocab_size, config.training_config.unroll_steps) == (53, 2)
+    built = build_model(YanForConditionalGeneration, arguments, word_tokenizer())
+    merged = read_model(YanForConditionalGeneration, folder / "adapter").state_dict()
+    assert all(torch.equal(weight, merged[name]) for name, weight in built.state_dict().items())
+    assert all(parameter.requires_grad for parameter in built.parameters())
+    with pytest.raises(ValueError, match=r"use_lora begins an adapter, .*adapter is one, of .*base; leave use_lora"):
+        check_adaptable(arguments)
+    check_adaptable(ModelArguments(model_name_or_path=str(folder / "base")))
 
 
 def test_generation_options_beside_an_adapter_are_its_own(folder):

@@ -5,11 +5,21 @@ from argparse import Namespace
 from dataclasses import dataclass
 
 import pytest
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
-from modeling_yan.common.arguments import ModelArguments, as_flags, check_positive, parse_arguments, run_script
+from modeling_yan import YanForConditionalGeneration
+from modeling_yan.common.arguments import (
+    ModelArguments,
+    as_flags,
+    check_positive,
+    default_options,
+    parse_arguments,
+    run_script,
+)
 from modeling_yan.common.building import check_model_arguments
 from modeling_yan.common.overrides import load_preset, merge_options, parse_overrides
+
+from ..helpers import tiny_bert, tiny_model
 
 
 @dataclass
@@ -83,6 +93,31 @@ def test_values_that_do_not_fit_are_refused_before_there_is_a_model(overrides):
 def test_unknown_presets_are_answered_with_those_there_are():
     with pytest.raises(FileNotFoundError, match=r"yan-tiny\.json"):
         load_preset("yan-huge")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"embedding_learning_rate": 0.03}),
+        ({"freeze": "decoder, embeddings"}, {}),
+        ({"freeze": "encoder"}, {}),
+        ({"encoder": "bert"}, {"encoder_learning_rate": 5e-5}),
+        ({"encoder": "bert", "freeze": "decoder, encoder"}, {}),
+        ({"encoder": "bert", "freeze": "embeddings"}, {"encoder_learning_rate": 5e-5}),
+        ({"model_name_or_path": "hosted"}, {"encoder_learning_rate": 5e-5}),
+        ({"model_name_or_path": "hosted", "use_lora": "true"}, {}),
+        ({"model_name_or_path": "plain"}, {}),
+    ],
+)
+def test_parts_have_a_default_rate_where_they_are_trained(monkeypatch, tmp_path, given, expected):
+    monkeypatch.chdir(tmp_path)
+    YanForConditionalGeneration.from_encoder(tiny_bert(), pad_token_id=0, eos_token_id=3).config.save_pretrained(
+        "hosted"
+    )
+    tiny_model().config.save_pretrained("plain")
+    options = default_options(HfArgumentParser((ModelArguments, Seq2SeqTrainingArguments)), given)
+    rates = {name: rate for name, rate in options.items() if name.endswith("g_learning_rate") or "encoder_l" in name}
+    assert rates == expected
 
 
 def test_later_options_win_key_by_key():

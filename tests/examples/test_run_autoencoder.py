@@ -40,6 +40,12 @@ def test_it_trains_on_a_packed_stream(tmp_path):
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_a_trained_model_keeps_its_tokenizer(workspace):
+    options = {"model_name_or_path": "autoencoder", "train_tokenizer": 300, "output_dir": "refused"}
+    line = refused("examples/run_autoencoder.py", cwd=workspace, dataset_name="data", **options, **ON_CPU)
+    assert "train_tokenizer=300 is for a new model; leave it out, or leave 'autoencoder' out" in line
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"text_columns": "prose"}, "prose"), ({"task": "e2e_nlg", "distinct": True}, "distinct=True")],

@@ -17,9 +17,10 @@ from transformers import (
 )
 
 from modeling_yan import YanConfig
+from modeling_yan.data.tasks import Task
 from modeling_yan.training.distillation import lengths_for_teacher
 
-from ..helpers import ON_CPU, copies, ran, refused, tiny_bert
+from ..helpers import ON_CPU, copies, ran, refused, save_tiny_peer, tiny_bert
 
 SCRIPT = "examples/run_distillation.py"
 
@@ -73,6 +74,8 @@ def test_answers_that_are_not_finished_are_no_data_set(workspace, teacher, monke
     ran(SCRIPT, cwd=workspace, only_write=True, output_dir="out", **options, **ON_CPU)
     assert sorted(path.name for path in (workspace / "distilled").iterdir()) == [
         ".answers.jsonl",
+        ".settings.json",
+        "pairs.yaml",
         "train.parquet",
         "validation.parquet",
     ]
@@ -141,6 +144,57 @@ def test_a_student_around_a_pretrained_encoder_is_distilled_in_one_command(tmp_p
     student = YanConfig.from_pretrained(tmp_path / "yan")
     assert (student.encoder_config.model_type, student.copy_mechanism) == ("bert", True)
     assert json.loads((tmp_path / "yan" / "report.json").read_text())["updates"] == 2
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Options of a teacher of words, of data and of a task of its own for it."""
+    save_tiny_peer(tmp_path / "teacher")
+    rows = [{"q": f"w{i} w{i + 1} w{i + 2}", "a": f"w{40 - i}"} for i in range(4, 28)]
+    Dataset.from_list(rows).to_csv(tmp_path / "words.csv")
+    Task(
+        "words", "{q}", "{a}", max_source_length=3, max_target_length=4, metric="exact_match", truncation_side="left"
+    ).save(tmp_path / "words.yaml")
+    data = {"task": "words.yaml", "train_file": "words.csv", "teacher": "teacher", "distilled_dir": "answers"}
+    return {**data, "output_dir": "yan", "config_overrides": SMALL, "max_steps": 1, "save_strategy": "no", **ON_CPU}
+
+
+def test_answers_that_other_settings_would_change_are_not_gone_on_with(tmp_path, words):
+    words["only_write"] = True
+    assert "3 answers" in ran(SCRIPT, cwd=tmp_path, max_train_samples=3, **words)
+    before = (tmp_path / "answers" / ".answers.jsonl").read_bytes()
+    save_tiny_peer(tmp_path / "other", "gpt2")
+    for options, message in (
+        ({"teacher": "other"}, "teacher (now"),
+        ({"teacher_beams": 2}, "teacher_beams (now 2, then 1)"),
+        ({"max_target_length": 6}, "max_target_length (now 6, then 4)"),
+    ):
+        error = refused(SCRIPT, cwd=tmp_path, **{**words, **options})
+        assert "--distilled_dir answers was begun with other settings" in error
+        assert message in error
+    assert (tmp_path / "answers" / ".answers.jsonl").read_bytes() == before
+    save_tiny_peer(tmp_path / "teacher", "gpt2")
+    assert "files of the teacher (now" in refused(SCRIPT, cwd=tmp_path, **words)
+
+
+def test_a_student_cuts_and_is_judged_as_its_task_says(tmp_path, words):
+    ran(SCRIPT, cwd=tmp_path, max_train_samples=5, **words)
+    task = Task.load(str(tmp_path / "yan" / "task.yaml"))
+    assert (task.truncation_side, task.metric) == ("left", "exact_match")
+    assert AutoTokenizer.from_pretrained(tmp_path / "yan").truncation_side == "left"
+    assert json.loads((tmp_path / "yan" / "report.json").read_text())["train_rows"] == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": "typical"}, "targets=typical chooses among the answers of the data"),
+        ({"config_overrides": "{hidden_size: 17, num_attention_heads: 2}"}, "hidden_size"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_teacher_is_asked(tmp_path, words, options, message):
+    assert message in refused(SCRIPT, cwd=tmp_path, **{**words, **options})
+    assert not (tmp_path / "answers").exists()
 
 
 def test_teacher_and_student_must_share_the_token_that_masks_words(workspace, teacher, tmp_path):

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.data.tasks import Task
 
-from ..helpers import ON_CPU, ROOT, ran, refused, run_script_main, script_functions
+from ..helpers import ON_CPU, ROOT, ran, refused, run_script_main, script_functions, tiny_model, word_tokenizer
 
 REWARDS = ROOT / "examples" / "rewards.py"
 
@@ -39,6 +40,25 @@ def test_it_scores_before_and_after(workspace):
     assert "autoencoder lacks" in refused(
         "examples/run_reward.py", cwd=workspace, reward=f"{REWARDS}:sentence_bleu", **options
     )
+
+
+def test_rows_of_a_file_are_held_out_to_be_scored(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "flow")
+    word_tokenizer().save_pretrained(tmp_path / "flow")
+    (tmp_path / "words.csv").write_text("q,a\n" + "".join(f"w{i},w{i + 1}\n" for i in range(4, 28)))
+    Task("words", "{q}", "{a}", max_source_length=8, max_target_length=8).save(tmp_path / "words.yaml")
+    options = {"model_name_or_path": "flow", "task": "words.yaml", "dataset_name": "words.csv", "output_dir": "reward"}
+    ran(
+        "examples/run_reward.py",
+        cwd=tmp_path,
+        reward=f"{REWARDS}:sentence_bleu",
+        max_steps=1,
+        num_generations=2,
+        save_strategy="no",
+        **options,
+        **ON_CPU,
+    )
+    assert json.loads((tmp_path / "reward" / "report.json").read_text())["rows"] == 1
 
 
 def test_its_help_says_that_the_file_is_run():

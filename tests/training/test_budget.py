@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments
 
+from modeling_yan.common.flops import WorkCounter
 from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.training.budget import apply_budget, flops_per_update, with_earlier_stages
 from modeling_yan.training.trainer import YanSeq2SeqTrainer
@@ -70,6 +71,15 @@ def test_accumulated_batches_count_and_nothing_else_changes(tmp_path):
     assert apply_budget(trainer, None) == 2 * flops_per_update(make_trainer(tmp_path))
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(p, weights[name]) and p.grad is None for name, p in trainer.model.named_parameters())
+
+
+def test_the_last_update_of_an_epoch_counts_with_the_batches_that_are_left_for_it(tmp_path):
+    trainer = make_trainer(tmp_path, gradient_accumulation_steps=3, num_train_epochs=2)
+    each = flops_per_update(trainer)
+    with WorkCounter() as counter:
+        trainer.train()
+    assert trainer.state.global_step == 4
+    assert each * 4 == pytest.approx(counter.flops)
 
 
 def test_stages_add_up_and_an_uncounted_one_leaves_no_total(tmp_path):

@@ -1,15 +1,31 @@
 """States of a frozen encoder from disk train as the encoder itself would."""
 
 import json
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers.trainer
 from datasets import Dataset
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
+from transformers import Seq2SeqTrainingArguments
 
 from modeling_yan import YanForConditionalGeneration
+from modeling_yan.common.flops import WorkCounter
 from modeling_yan.data.tasks import Task
-from modeling_yan.training.encoder_states import STATES_FILE, EncoderStates, StatesCollator, load_states, store_states
+from modeling_yan.training.encoder_states import (
+    STATES_FILE,
+    EncoderStates,
+    StatesCollator,
+    load_states,
+    states_of_frozen_encoder,
+    store_states,
+    with_reading,
+)
 from modeling_yan.training.freezing import freeze
 
 from ..helpers import ON_CPU, ROOT, ran, refused, seeded, tiny_bert, word_piece_tokenizer
@@ -85,6 +101,40 @@ def test_a_frozen_encoder_is_read_once_and_the_file_goes(bert, tmp_path):
     assert not torch.equal(before.state_dict()[changed], after.state_dict()[changed])
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["trained_parameters"] < report["parameters"]
+
+
+def test_no_upload_holds_the_states(bert, tmp_path, monkeypatch):
+    lines = [json.dumps({"q": text, "a": "pubs" if "river" in text else "near"}) for text in TEXTS * 5]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    there, uploaded = [], []
+
+    def upload_folder(*, folder_path, ignore_patterns=None, **options):
+        files = [path.name for path in Path(folder_path).iterdir()]
+        there.extend(files)
+        uploaded.extend(filter_repo_objects(files, ignore_patterns=ignore_patterns))
+        done = Future()
+        done.set_result(None)
+        return done
+
+    hub = SimpleNamespace(upload_folder=upload_folder, create_repo=lambda *_, **__: SimpleNamespace(repo_id="org/yan"))
+    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: hub)
+    options = {"train_file": "rows.jsonl", "source_column": "q", "target_column": "a", "max_steps": 1, **ON_CPU}
+    pushes = {"push_to_hub": True, "save_steps": 1, "output_dir": "out"}
+    ran("examples/run_flow.py", cwd=tmp_path, encoder=bert, freeze="encoder", **pushes, **options)
+    assert any("states" in name for name in there)
+    assert "model.safetensors" in uploaded
+    assert not any("states" in name for name in uploaded)
+
+
+def test_reading_the_sources_is_part_of_what_training_cost(model, tmp_path):
+    training = Seq2SeqTrainingArguments(tmp_path, report_to="none", use_cpu=True)
+    with WorkCounter() as counter:
+        _, states = states_of_frozen_encoder(model, rows(), training)
+    assert states.flops == counter.flops > 0
+    report = {"train_flops": 2.0, "train_minutes": 1.0, "updates": 3}
+    costly = {**report, "train_flops": 2.0 + counter.flops, "train_minutes": 1.5}
+    assert with_reading(report, replace(states, minutes=0.5)) == costly
+    assert with_reading(report, None) == report
 
 
 OF_SCRIPTS = {

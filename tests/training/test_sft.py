@@ -83,6 +83,16 @@ def test_targets_end_once_with_the_models_end_and_begin_with_a_word(tmp_path, ki
         assert row["labels"] == [*tokenizer(completion, add_special_tokens=False)["input_ids"], end_id]
 
 
+def test_rows_are_cut_where_the_models_positions_end(tmp_path):
+    tokenizer = word_tokenizer()
+    rows = Dataset.from_list([{"prompt": "w5 " * 60, "completion": "w6 " * 60}])
+    arguments = SFTConfig(str(tmp_path), report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False)
+    model = tiny_model(canvas_ratio=2.0, nll_loss_weight=0.0, mse_loss_weight=0.0)
+    row = YanSFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer).train_dataset[0]
+    assert (len(row["input_ids"]), len(row["labels"])) == (32, 16)
+    assert row["labels"][-1] == model.config.eos_token_id
+
+
 def test_the_loss_is_the_models_own(tmp_path, tokenizer):
     trainer = make_trainer(tmp_path, tokenizer)
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(4)])
@@ -124,6 +134,7 @@ def test_with_an_adapter_the_adapter_alone_is_trained(tmp_path, tokenizer):
     [
         ({"text": "a text"}, "prompt"),
         ({"prompt": "a", "completion": " "}, "empty"),
+        ({"prompt": "a", "completion": None}, "empty or no text"),
         ({"messages": [{"role": "user", "content": "a"}]}, "assistant"),
         ({"prompt": "a", "completion": [{"role": "assistant", "content": "b"}] * 2}, "2 messages"),
     ],

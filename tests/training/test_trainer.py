@@ -196,6 +196,13 @@ def test_a_resumed_run_reads_the_batches_that_it_would_have_read(tokenizer, tmp_
     assert again == whole[step:]
 
 
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_rows_that_are_evaluated_keep_their_order(tokenizer, tmp_path, strategy):
+    trainer = train(tokenizer, tmp_path, max_steps=1, train_sampling_strategy=strategy, per_device_eval_batch_size=4)
+    seen = [ids for batch in trainer.get_eval_dataloader() for ids in batch["labels"].tolist()]
+    assert [[i for i in ids if i >= 0] for ids in seen] == rows(tokenizer)["labels"][:]
+
+
 def test_embeddings_can_have_a_learning_rate_of_their_own(tokenizer, tmp_path):
     def state(**options) -> dict[str, torch.Tensor]:
         model = train(tokenizer, tmp_path, max_steps=1, lr_scheduler_type="constant", **options).model
