@@ -194,8 +194,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     check_extra()
-    expected, rows = expected_answers(arguments), []
     idle = os.getloadavg()[0]
+    expected, rows = expected_answers(arguments), []
     for system, flags in SYSTEMS.items():
         with served(arguments, flags) as address:
             for clients in arguments.clients:

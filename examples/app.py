@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from huggingface_hub import ModelCard
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from modeling_yan import YanForConditionalGeneration
+from modeling_yan import Lexicon, YanForConditionalGeneration, restore
 from modeling_yan.common.arguments import run_script
 from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import check_config_file, push_folder, read_model, read_tokenizer
@@ -32,6 +33,7 @@ from modeling_yan.data.masking import mask_words
 from modeling_yan.evaluation.drafts import Writing, write_with_drafts
 from modeling_yan.evaluation.peers import COMPUTE_TYPES, Peer, race, read_peer
 from modeling_yan.evaluation.speed import default_device
+from modeling_yan.serving.addresses import check_port_number
 from modeling_yan.serving.demo_page import COLORINGS, CSS, EMPTY, show_error, show_race, show_writing
 from modeling_yan.serving.space import CODE, SETTINGS, write_space
 
@@ -60,6 +62,8 @@ class Demo:
         step_seconds: float = STEP_SECONDS,
     ):
         self.model, self.tokenizer, self.peer, self.step_seconds = model, tokenizer, peer, step_seconds
+        # A model that restores texts: how it is used shows beside what it writes by itself.
+        self.restores = Lexicon.of_model(model) is not None
         # A clock is not to run for two.
         self._one_at_a_time = threading.Lock()
 
@@ -68,6 +72,10 @@ class Demo:
         try:
             with self._one_at_a_time:
                 writing = write_with_drafts(self.model, self.tokenizer, source, steps=int(steps), seed=seed)
+                if self.restores:
+                    options = {"num_inference_steps": int(steps), "seed": int(seed)}
+                    restored = restore(self.model, self.tokenizer, source, **options).text
+                    writing = replace(writing, restored=restored)
         except ValueError as error:
             yield show_error(error), None
             return
@@ -260,8 +268,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         )
     if arguments.push_space and not arguments.export_space:
         raise ValueError(f"--push_space {arguments.push_space} needs the folder to push; give --export_space DIR")
-    if arguments.port is not None and not 0 < arguments.port < 2**16:
-        raise ValueError(f"--port {arguments.port} must be between 1 and {2**16 - 1}")
+    check_port_number(arguments.port)
 
 
 def load_demo(arguments: argparse.Namespace) -> Demo:

@@ -50,6 +50,7 @@ class Writing:
         num_experts: of the model.
         source_tokens, answer_tokens: special tokens included.
         milliseconds: median over `CALLS` calls of `generate()` without drafts, after two to warm up.
+        restored: what `restore()` makes of the source; None where nobody asked.
     """
 
     drafts: list[list[Position]]
@@ -57,6 +58,7 @@ class Writing:
     source_tokens: int
     answer_tokens: int
     milliseconds: float
+    restored: str | None = None
 
     @property
     def text(self) -> str:

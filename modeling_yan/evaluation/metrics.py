@@ -45,12 +45,18 @@ def score_texts(
         which falls when text repeats itself.
 
     Raises:
-        ValueError: if the two have different lengths or nothing is to be scored.
+        ValueError: if the two have different lengths or nothing is to be scored, and for a row that has no list of
+            references.
     """
     if not predictions or len(predictions) != len(references):
         raise ValueError(
             f"{len(predictions)} predictions and {len(references)} references: need as many, and at least one"
         )
+    for index, accepted in enumerate(references):
+        if isinstance(accepted, str) or not len(accepted):
+            raise ValueError(
+                f"references[{index}]={accepted!r:.60} must be a list of at least one text; put the text into a list"
+            )
     most = max(len(r) for r in references)
     streams = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
     rouge = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)

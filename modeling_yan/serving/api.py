@@ -31,7 +31,7 @@ YAN_OPTIONS = (
 )
 # What asks for nothing, and the reason why everything else is refused.
 REFUSED = {
-    "logprobs": ((None,), "YAN scores whole texts; every choice has its mean_logprob"),
+    "logprobs": ((None, False), "YAN scores whole texts; every choice has its mean_logprob"),
     "echo": ((None, False), "an answer does not begin with its prompt"),
     "suffix": ((None, ""), "YAN answers a prompt and knows no text behind it"),
     "presence_penalty": ((None, 0), "all positions are written at once, without looking at what stands there"),
@@ -154,7 +154,8 @@ class CompletionRequest(BaseModel):
         """
         for name, (neutral, reason) in REFUSED.items():
             value = getattr(self, name)
-            if not any(value is x or (value == x and type(value) is not bool) for x in neutral):
+            # To Python 0 is False, and as a value of logprobs it asks for something.
+            if not any(value is x or (value == x and bool not in (type(value), type(x))) for x in neutral):
                 raise ApiError(400, f"{name}={value!r} cannot be honoured: {reason}; leave it out", name)
         self._check_sizes(limits)
         if self.stream_options is not None and not self.stream:

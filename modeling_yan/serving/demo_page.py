@@ -53,9 +53,10 @@ CSS = """
   background: linear-gradient(90deg in oklab, var(--unsure), var(--sure)); }
 .yan-dot { width: 6px; height: 6px; border-radius: 50%; background: currentColor; opacity: .5; }
 .yan-rows { margin-top: 14px; font-size: .9rem; }
-.yan-rows div { display: grid; grid-template-columns: 62px 1fr; gap: 10px; padding: 5px 0;
+.yan-rows div { display: grid; grid-template-columns: 72px 1fr; gap: 10px; padding: 5px 0;
   border-top: 1px solid var(--yan-line); }
 .yan-rows div > b { opacity: .6; font-weight: 500; }
+.yan-rows .restored { white-space: pre-wrap; overflow-wrap: anywhere; }
 .yan-rows .noise { opacity: .55; display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical;
   overflow: hidden; }
 .yan-rows u { text-decoration-thickness: 2px; text-underline-offset: 3px; text-decoration-color: #e08a00; }
@@ -128,7 +129,7 @@ def show_legend(coloring: str, num_experts: int) -> str:
 
 
 def show_rows(writing: Writing, step: int) -> str:
-    """The drafts up to a step as plain text, changes underlined."""
+    """The drafts up to a step as plain text, changes underlined; below the last what `restore()` gives."""
     rows = f'<div><b>noise</b><span class="noise">{escape(draft_text(writing.drafts[0]))}</span></div>'
     for number in range(1, step + 1):
         before = writing.drafts[number - 1] if number > 1 else None
@@ -138,6 +139,8 @@ def show_rows(writing: Writing, step: int) -> str:
             for position, new in zip(draft, changed(draft, before), strict=True)
         )
         rows += f"<div><b>step {number}</b><span>{text.strip()}</span></div>"
+    if writing.restored is not None and step == len(writing.drafts) - 1:
+        rows += f'<div><b>after restore()</b><span class="restored">{escape(writing.restored)}</span></div>'
     return rows
 
 

@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from modeling_yan.restoration_yan import Restoration
 from modeling_yan.serving.api import ApiError, CompletionBody, CompletionRequest, Limits, refused_field
@@ -30,8 +31,10 @@ logger = logging.getLogger("ray.serve")
 
 APPLICATION = "yan"
 ENGINE = "Engine"
-# A body that is longer is no prompt.
+# A body that is longer has no prompt, in bytes; beside a document it is what else may stand there.
 LARGEST_BODY = 2**22
+# Bytes that JSON writes a character of a document in at most: two escapes.
+LONGEST_CHARACTER = 12
 # Between two attempts at a replica, in seconds.
 PAUSE = 0.2
 # Connections that wait in the HTTP process; the queue of the engine is what is full before.
@@ -82,7 +85,10 @@ class EngineReplica:
             settings.runtime,
             dtype=settings.dtype,
             trust_remote_code=settings.trust_remote_code,
+            max_candidates=settings.limits.candidates,
         )
+        # Documents take long; each of them that is begun has a thread, of which there are few.
+        self.one_document = asyncio.Lock()
         self.idle = asyncio.Event()
         self.idle.set()
         self.answer_batch.set_max_batch_size(settings.max_batch_size)
@@ -107,7 +113,8 @@ class EngineReplica:
         return await self.answer_batch(row)
 
     async def restore(self, text: str, options: dict[str, object]) -> Restoration | Refusal:
-        return await asyncio.to_thread(self.engine.restore, text, options)
+        async with self.one_document:
+            return await asyncio.to_thread(self.engine.restore, text, options)
 
     async def stream(self, row: Row) -> AsyncIterator[Draft | Answer | Refusal]:
         events = self.engine.stream(row)
@@ -130,7 +137,7 @@ async def answer_unknown_route(request: Request, error: HTTPException) -> JSONRe
     return JSONResponse(ApiError(error.status_code, message).body, error.status_code, error.headers)
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, most: int = LARGEST_BODY) -> bytes:
     """
     Raises:
         ApiError: with status 413, for a body that is too long, before all of it is held.
@@ -138,8 +145,8 @@ async def read_body(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > LARGEST_BODY:
-            raise ApiError(413, f"the body is longer than {LARGEST_BODY} bytes; send several requests")
+        if len(body) > most:
+            raise ApiError(413, f"the body is longer than {most} bytes; send several requests")
     return bytes(body)
 
 
@@ -164,9 +171,14 @@ def accept(result: Answer | Draft | Restoration | Refusal) -> Answer | Draft | R
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Itself, or for what nobody expected one with status 500; the log has the rest."""
+    """
+    Itself; one with status 499 for a client that is gone; for what nobody expected one with 500, and the log has the
+    rest.
+    """
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, ClientDisconnect):
+        return ApiError(499, "the client gave the request up; send it again")
     logger.exception("a request failed")
     return ApiError(500, f"the server failed: {type(error).__name__}; its log says more")
 
@@ -213,19 +225,23 @@ class Api:
             if wanted.stream:
                 return await self._begin_stream(wanted.rows()[0], body, start)
             answers = await self._answer_all(wanted.rows())
+            response = JSONResponse(body.whole(answers))
         self.metrics.count_answers(answers)
         self._finish(200, start)
-        return JSONResponse(body.whole(answers))
+        return response
 
     @app.post("/v1/restore")
     async def restore(self, request: Request) -> Response:
         start = time.perf_counter()
         with self._counted(start):
-            wanted = RestorationRequest.read(await read_body(request), self.settings.limits)
+            limits = self.settings.limits
+            content = await read_body(request, LARGEST_BODY + LONGEST_CHARACTER * limits.characters)
+            wanted = RestorationRequest.read(content, limits)
             self._check_name(wanted.model)
             restored = await self._insist(lambda: self._restore(wanted))
+            response = JSONResponse(restoration_body(restored, self.settings.name))
         self._finish(200, start)
-        return JSONResponse(restoration_body(restored, self.settings.name))
+        return response
 
     @contextlib.contextmanager
     def _counted(self, start: float) -> Iterator[None]:

@@ -22,6 +22,8 @@ from modeling_yan.serving.onnx_runtime import YanOrtForConditionalGeneration
 
 RUNTIMES = ("torch", "onnx")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+# Windows of a document that are written at once: completions wait for no more of them.
+WINDOWS = 8
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,14 @@ def refuse(error: ValueError, arguments: Collection[str]) -> Refusal:
     return Refusal(str(error), name[0] if name and name[0] in arguments else None)
 
 
+def refuse_numbers(options: Mapping[str, object]) -> Refusal:
+    """Of a row whose scores are not finite; `options` are those that it names."""
+    named = [name for name, value in options.items() if isinstance(value, float)]
+    given = ", ".join(f"{name}={options[name]}" for name in named) or "the model's own options"
+    message = f"{given}: these options led to numbers that are not finite; choose values nearer to the defaults"
+    return Refusal(message, named[0] if len(named) == 1 else None)
+
+
 class DraftStreamer:
     """Hands each step's draft on as ids."""
 
@@ -104,24 +114,54 @@ class DraftStreamer:
         """Nothing is held back."""
 
 
+class TurnTaker:
+    """
+    A model that holds a lock while it writes, and not between two calls.
+
+    Args:
+        model: with `generate()`; everything else is its own, too.
+        lock: of all who write with it.
+    """
+
+    def __init__(self, model: YanForConditionalGeneration | YanOrtForConditionalGeneration, lock: threading.Lock):
+        self._model, self._lock = model, lock
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._model, name)
+
+    def generate(self, **inputs):
+        with self._lock:
+            return self._model.generate(**inputs)
+
+
 class Engine:
     """
     Args:
         model: with `generate()`, in torch or in ONNX Runtime.
         tokenizer: the model's.
+        max_candidates: texts that are written for a prompt at most: priors times lengths; None for no limit.
     """
 
     def __init__(
-        self, model: YanForConditionalGeneration | YanOrtForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
+        self,
+        model: YanForConditionalGeneration | YanOrtForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        max_candidates: int | None = None,
     ):
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.max_candidates = model, tokenizer, max_candidates
         # Graphs return tokens, not the state after each step.
         self.has_drafts = not isinstance(model, YanOrtForConditionalGeneration)
         self._one_at_a_time = threading.Lock()
 
     @classmethod
     def load(
-        cls, model: str, runtime: str = "torch", *, dtype: str = "float32", trust_remote_code: bool = False
+        cls,
+        model: str,
+        runtime: str = "torch",
+        *,
+        dtype: str = "float32",
+        trust_remote_code: bool = False,
+        max_candidates: int | None = None,
     ) -> "Engine":
         """
         Args:
@@ -130,6 +170,7 @@ class Engine:
             dtype: of the weights in torch, "auto" for that of their file. In 16 bits two tokens may be equally
                 probable, and what shares a batch then decides between them.
             trust_remote_code: whether code that comes with the tokenizer may run.
+            max_candidates: texts that are written for a prompt at most.
 
         Raises:
             ValueError: for another runtime, and for a model or tokenizer that cannot be read.
@@ -137,17 +178,20 @@ class Engine:
         """
         tokenizer = read_tokenizer(model, trust_remote_code=trust_remote_code)
         if runtime == "onnx":
-            return cls(YanOrtForConditionalGeneration.from_pretrained(model), tokenizer)
+            return cls(YanOrtForConditionalGeneration.from_pretrained(model), tokenizer, max_candidates)
         if runtime != "torch":
             raise ValueError(f"runtime={runtime!r} must be one of {RUNTIMES}")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = dtype if dtype == "auto" else getattr(torch, dtype)
-        return cls(read_model(YanForConditionalGeneration, model, dtype=dtype).to(device), tokenizer)
+        read = read_model(YanForConditionalGeneration, model, dtype=dtype).to(device)
+        return cls(read, tokenizer, max_candidates)
 
     def answer(self, rows: Sequence[Row]) -> list[Answer | Refusal]:
         """Answers rows, those with equal options in one call of `generate()`; what cannot be answered says why."""
         ids = self.tokenizer([row.prompt for row in rows])["input_ids"] if rows else []
-        results: list[Answer | Refusal | None] = [self._refuse_prompt(source) for source in ids]
+        results: list[Answer | Refusal | None] = [
+            self._refuse_prompt(row.prompt, source) for row, source in zip(rows, ids, strict=True)
+        ]
         groups: dict[tuple, list[int]] = {}
         for index, row in enumerate(rows):
             if results[index] is None:
@@ -160,10 +204,12 @@ class Engine:
         return results
 
     def restore(self, text: str, options: Mapping[str, object]) -> Restoration | Refusal:
-        """A document restored, or why it cannot be; `options` are those of `restore()`."""
+        """
+        A document restored, or why it cannot be; `options` are those of `restore()`. Others write between its windows.
+        """
+        model = TurnTaker(self.model, self._one_at_a_time)
         try:
-            with self._one_at_a_time:
-                return restore(self.model, self.tokenizer, text, **options)
+            return restore(model, self.tokenizer, text, **{"batch_size": WINDOWS, **options})
         except ValueError as error:
             return refuse(error, options)
 
@@ -178,7 +224,7 @@ class Engine:
         def write() -> None:
             try:
                 ids = self.tokenizer([row.prompt])["input_ids"]
-                refusal = self._refuse_prompt(ids[0])
+                refusal = self._refuse_prompt(row.prompt, ids[0])
                 streamer = DraftStreamer(on_draft) if self.has_drafts else None
                 events.put(refusal or self._answer_group([row], ids, streamer)[0])
             except Exception as error:
@@ -194,10 +240,10 @@ class Engine:
             if not isinstance(event, Draft):
                 return
 
-    def _refuse_prompt(self, source: list[int]) -> Refusal | None:
+    def _refuse_prompt(self, prompt: str, source: list[int]) -> Refusal | None:
         most = self.model.config.max_position_embeddings
-        if not source:
-            return Refusal("prompt has no tokens; give at least one word", "prompt")
+        if not source or not prompt.strip():
+            return Refusal("prompt is empty; write at least one word", "prompt")
         if len(source) > most:
             return Refusal(
                 f"prompt has {len(source)} tokens, this model reads at most {most}; shorten it by "
@@ -205,6 +251,19 @@ class Engine:
                 "prompt",
             )
         return None
+
+    def _check_candidates(self, options: GenerationOptions) -> None:
+        """
+        Raises:
+            ValueError: for more texts than may be written for a prompt, those that the model itself asks for included.
+        """
+        lengths = options.num_length_candidates if options.length_mode == "predicted" else 1
+        texts = options.num_priors * lengths
+        if self.max_candidates is not None and texts > self.max_candidates:
+            raise ValueError(
+                f"num_candidates={options.num_priors} times num_length_candidates={lengths} (named, or the model's "
+                f"own) is {texts} texts for a prompt, at most {self.max_candidates} are written; lower one of them"
+            )
 
     def _answer_group(
         self, rows: list[Row], ids: list[list[int]], streamer: DraftStreamer | None = None
@@ -215,6 +274,7 @@ class Engine:
         try:
             with self._one_at_a_time:
                 resolved = self.model.generation_options(**options)
+                self._check_candidates(resolved)
                 output = self.model.generate(
                     input_ids=batch["input_ids"],
                     attention_mask=batch["attention_mask"],
@@ -228,7 +288,10 @@ class Engine:
         count = resolved.num_return_sequences
         texts = output.sequences.cpu().split(count)
         scores = output.sequences_scores.cpu().split(count)
-        return [self._read_row(len(source), *written, resolved) for source, *written in zip(ids, texts, scores)]
+        return [
+            self._read_row(len(source), *written, resolved) if written[1].isfinite().all() else refuse_numbers(options)
+            for source, *written in zip(ids, texts, scores, strict=True)
+        ]
 
     def _read_row(
         self, prompt_tokens: int, ids: torch.Tensor, scores: torch.Tensor, options: GenerationOptions

@@ -18,9 +18,11 @@ class ServerMetrics:
     def __init__(self):
         self._registry = CollectorRegistry()
         own = {"registry": self._registry}
-        self.requests = Counter("yan_requests", "Completion requests, by HTTP status.", ["status"], **own)
+        self.requests = Counter(
+            "yan_requests", "Requests for completions and restorations, by HTTP status.", ["status"], **own
+        )
         self.errors = Counter("yan_request_errors", "Those that ended with status 400 or above.", ["status"], **own)
-        self.in_progress = Gauge("yan_requests_in_progress", "Completion requests that are being answered.", **own)
+        self.in_progress = Gauge("yan_requests_in_progress", "Requests that are being answered.", **own)
         self.seconds = Histogram(
             "yan_request_seconds", "From the body to the last byte of an answer.", buckets=SECONDS, **own
         )

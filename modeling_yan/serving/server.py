@@ -14,7 +14,6 @@ import contextlib
 import importlib.util
 import os
 import signal
-import socket
 import threading
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from modeling_yan import YanConfig, YanForConditionalGeneration
 from modeling_yan.common.arguments import check_positive, not_installed, run_script
 from modeling_yan.common.help import ScriptHelp
 from modeling_yan.common.hub import check_config_file, read_tokenizer, readable
+from modeling_yan.serving.addresses import check_address, check_port_number
 from modeling_yan.serving.engine import DTYPES, RUNTIMES
 from modeling_yan.serving.graph_folder import Manifest
 
@@ -59,12 +59,18 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     check_positive(
         arguments,
-        *("port", "replicas", "threads", "max_batch_size", "max_ongoing_requests", "max_queued_requests"),
+        *("replicas", "threads", "max_batch_size", "max_ongoing_requests", "max_queued_requests"),
         *("max_prompts", "max_candidates", "max_inference_steps", "max_characters", "request_timeout_s"),
     )
     for name in ("batch_wait_ms", "gpus_per_replica"):
         if (getattr(arguments, name) or 0) < 0:
             raise ValueError(f"--{name} {getattr(arguments, name)} must be 0 or more")
+    check_port_number(arguments.port)
+    if arguments.runtime == "onnx" and arguments.dtype != "float32":
+        raise ValueError(
+            f"--dtype {arguments.dtype} is for --runtime torch; graphs have the type that they were exported with, "
+            "leave it out"
+        )
     return arguments
 
 
@@ -92,19 +98,6 @@ def check_model(arguments: argparse.Namespace) -> None:
     with readable(arguments.model):
         YanConfig.from_pretrained(arguments.model)
     read_tokenizer(arguments.model, trust_remote_code=arguments.trust_remote_code)
-
-
-def check_port(host: str, port: int) -> None:
-    """
-    Raises:
-        OSError: if nothing can listen there.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise OSError(f"--host {host} --port {port}: {error.strerror}; choose another port") from None
 
 
 def settings_of(arguments: argparse.Namespace):
@@ -176,12 +169,14 @@ def stop(arguments: argparse.Namespace) -> None:
     """Lets requests in progress end. Of a cluster, only what this server deployed goes."""
     import ray
     from ray import serve
+    from ray.serve.exceptions import RayServeException
 
     from modeling_yan.serving.deployments import APPLICATION
 
     if not ray.is_initialized():
         return
-    with contextlib.suppress(TimeoutError):
+    # Without Ray Serve there is nothing to delete.
+    with contextlib.suppress(TimeoutError, RayServeException):
         serve.delete(APPLICATION)
     if arguments.address is None:
         serve.shutdown()
@@ -194,7 +189,7 @@ def main() -> None:
     check_model(arguments)
     check_extra()
     if arguments.address is None:
-        check_port(arguments.host, arguments.port)
+        check_address(arguments.host, arguments.port)
     settings = settings_of(arguments)
     from ray import serve
 
@@ -202,7 +197,15 @@ def main() -> None:
 
     ended = threading.Event()
     try:
-        start_ray(arguments, settings.replicas * settings.threads)
+        try:
+            start_ray(arguments, settings.replicas * settings.threads)
+        except (ValueError, ConnectionError):
+            raise
+        except Exception as error:
+            # Ray's own are of no type that tells them from others.
+            raise ValueError(
+                f"Ray did not start in time; the machine may be busy, try again ({error!s:.200})"
+            ) from error
         # Ray has handlers of its own, which let nothing end.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())

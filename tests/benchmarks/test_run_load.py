@@ -22,5 +22,21 @@ def test_servers_with_and_without_batching_are_measured(tmp_path):
     assert all(0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] for row in report["rows"])
 
 
+def test_the_load_before_is_that_before_the_first_answer(monkeypatch):
+    main, order = script_functions("benchmarks/run_load.py")["main"], []
+
+    def expected_answers(arguments):
+        order.append("answers")
+        raise ValueError("enough")
+
+    replaced = {"parse": lambda: None, "check_extra": lambda: None, "expected_answers": expected_answers}
+    for name, function in replaced.items():
+        monkeypatch.setitem(main.__globals__, name, function)
+    monkeypatch.setattr("os.getloadavg", lambda: order.append("load") or (0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="enough"):
+        main()
+    assert order == ["load", "answers"]
+
+
 def test_it_can_be_read_without_a_server():
     assert {"measure", "served", "put_load"} <= script_functions("benchmarks/run_load.py").keys()

@@ -38,6 +38,12 @@ def test_nothing_to_score_is_an_error():
         score_texts(["a"], [["a"], ["b"]])
 
 
+@pytest.mark.parametrize("wrong", ["the cat sat", []])
+def test_a_row_without_a_list_of_references_is_an_error(wrong):
+    with pytest.raises(ValueError, match=r"references\[1\]=.* must be a list of at least one text"):
+        score_texts(["the cat sat"] * 2, [["the cat sat"], wrong])
+
+
 def test_intervals_hold_the_score_and_shrink_with_rows():
     predictions = ["a small pub near the river", "the eagle is cheap", "no"] * 4
     references = [["a small pub by the river"], ["the eagle is cheap", "the eagle is not dear"], ["yes"]] * 4

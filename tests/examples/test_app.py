@@ -11,13 +11,23 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from modeling_yan import YanForConditionalGeneration
+from modeling_yan import YanForConditionalGeneration, restore
 from modeling_yan.common.hub import read_model, read_tokenizer
 from modeling_yan.evaluation.drafts import Position, Writing, write_with_drafts
 from modeling_yan.evaluation.peers import Lane, read_peer
 from modeling_yan.serving import demo_page
 
-from ..helpers import ROOT, YAN_E2E, ran, refused, run_process, save_tiny_peer, script_functions, succeeded
+from ..helpers import (
+    ROOT,
+    YAN_E2E,
+    YAN_RESTORE,
+    ran,
+    refused,
+    run_process,
+    save_tiny_peer,
+    script_functions,
+    succeeded,
+)
 from ..hub_server import hub_on_loopback, used_by_this_process
 
 APP = "examples/app.py"
@@ -155,6 +165,18 @@ def test_writing_shows_every_step_and_the_text_of_the_model(app, demo, yan):
     assert demo.recolor(shown[-1][1], "confidence") != shown[-1][0]
     assert "by-confidence" in demo.recolor(shown[-1][1], "confidence")
     assert demo.recolor(None, "confidence") == app.gr.skip()
+
+
+def test_a_model_that_restores_shows_what_restore_keeps(app):
+    model, tokenizer = read_model(YanForConditionalGeneration, YAN_RESTORE), read_tokenizer(YAN_RESTORE)
+    demo = app.Demo(model, tokenizer, step_seconds=0)
+    source = "where is teh station\n\n  - its at 9:30, see https://example.org/a-b?x=1"
+    *before, (shown, writing) = demo.write(source, 1, 0, "expert")
+    restored = restore(model, tokenizer, source, num_inference_steps=1).text
+    assert "https://example.org/a-b?x=1" in restored != writing.text
+    assert f"after restore(){restored}" in Elements(shown).text
+    assert f"after restore(){restored}" in Elements(demo.recolor(writing, "confidence")).text
+    assert not any("after restore()" in html for html, _ in before)
 
 
 @pytest.mark.parametrize(

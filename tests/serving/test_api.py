@@ -70,8 +70,15 @@ def test_what_is_no_object_of_json_is_refused(body):
 
 
 def test_what_asks_for_nothing_is_taken():
-    neutral = {"echo": False, "suffix": "", "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}}
-    (row,) = read(prompt="a", user="x", logprobs=None, stream=False, n=1, seed=3, **neutral).rows()
+    neutral = {
+        "logprobs": False,
+        "echo": False,
+        "suffix": "",
+        "presence_penalty": 0,
+        "frequency_penalty": 0.0,
+        "logit_bias": {},
+    }
+    (row,) = read(prompt="a", user="x", stream=False, n=1, seed=3, **neutral).rows()
     assert (row.prompt, row.seed, dict(row.options)) == ("a", 3, {"num_return_sequences": 1})
 
 

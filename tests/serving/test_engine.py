@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.serving.engine import Answer, Draft, Engine, Refusal, Row
 
-from ..helpers import YAN_E2E, seeded, source_batch
+from ..helpers import YAN_E2E, seeded, source_batch, tiny_model, word_tokenizer
 
 PROMPTS = [
     "name[Aromi], eatType[coffee shop], area[city centre]",
@@ -86,6 +86,42 @@ def test_what_cannot_be_answered_says_why_and_leaves_the_others_alone(engine):
     assert "this model reads at most 192" in long.message
     assert (solver.field, room.field, steps.field) == ("solver", "max_new_tokens", "num_inference_steps")
     assert "must be one of" in solver.message
+
+
+def test_numbers_that_are_not_finite_are_a_refusal_that_names_the_options(engine):
+    rows = [Row(PROMPTS[0], 0, (("num_inference_steps", 1), ("prior_temperature", 1e30))), Row(PROMPTS[0], 0)]
+    refusal, answer = engine.answer(rows)
+    assert isinstance(answer, Answer)
+    assert refusal.field == "prior_temperature"
+    assert "prior_temperature=1e+30: these options led to numbers that are not finite" in refusal.message
+    (refusal,) = engine.answer([Row(PROMPTS[0], 0, (("blank_penalty", 0.5), ("time_shift", 1e300)))])
+    assert refusal.field is None
+    assert "blank_penalty=0.5, time_shift=1e+300: these" in refusal.message
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "\n\t"])
+def test_a_prompt_without_words_is_refused(engine, prompt):
+    (refusal,) = engine.answer([Row(prompt, 0)])
+    assert refusal == Refusal("prompt is empty; write at least one word", "prompt")
+    assert list(engine.stream(Row(prompt, 0))) == [refusal]
+
+
+def test_what_the_model_itself_asks_for_counts_among_the_candidates():
+    model = tiny_model()
+    model.generation_config.num_length_candidates = 5
+    limited = Engine(model, word_tokenizer(), max_candidates=16)
+    few, many, one_length = limited.answer(
+        [
+            Row("w5", 0, (("num_candidates", 3),)),
+            Row("w5", 0, (("num_candidates", 16),)),
+            Row("w5", 0, (("length_mode", "canvas"), ("num_candidates", 16))),
+        ]
+    )
+    assert isinstance(few, Answer)
+    assert isinstance(one_length, Answer)
+    assert many.field == "num_candidates"
+    assert "num_candidates=16 times num_length_candidates=5" in many.message
+    assert "is 80 texts for a prompt, at most 16 are written" in many.message
 
 
 def test_streams_hold_a_draft_for_each_step_and_end_with_the_answer(engine):

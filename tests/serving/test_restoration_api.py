@@ -1,14 +1,16 @@
 """Documents that are restored over HTTP, without a server: what a body may hold, and what the engine makes of it."""
 
 import json
+import threading
 
 import pytest
 
 pytest.importorskip("pydantic")
 
 from modeling_yan import restore
+from modeling_yan.serving import engine as engine_module
 from modeling_yan.serving.api import ApiError, Limits
-from modeling_yan.serving.engine import Engine, Refusal
+from modeling_yan.serving.engine import Engine, Refusal, Row
 from modeling_yan.serving.restoration_api import RestorationRequest, restoration_body
 
 from ..helpers import YAN_RESTORE
@@ -62,6 +64,26 @@ def test_the_engine_restores_as_the_function_does(engine):
         edited = edited[: edit["start"] + moved] + edit["replacement"] + edited[edit["end"] + moved :]
         moved += len(edit["replacement"]) - (edit["end"] - edit["start"])
     assert edited == wanted.text != TEXT
+
+
+def test_others_write_between_the_windows_of_a_document(engine, monkeypatch):
+    monkeypatch.setattr(engine_module, "WINDOWS", 1)
+    begun, written, generate = threading.Event(), [], engine.model.generate
+
+    def noted(**inputs):
+        begun.set()
+        written.append("completion" if "streamer" in inputs else "restoration")
+        return generate(**inputs)
+
+    monkeypatch.setattr(engine.model, "generate", noted)
+    text = "\n\n".join(f"where is the {word} station" for word in ("old", "new", "next", "last", "first", "big"))
+    document = threading.Thread(target=engine.restore, args=(text, {}))
+    document.start()
+    assert begun.wait(60)
+    engine.answer([Row("where is the station", 0)])
+    document.join()
+    assert written.count("restoration") == 6
+    assert written[-1] == "restoration"
 
 
 def test_what_restore_refuses_is_a_refusal_that_names_the_argument(engine):
