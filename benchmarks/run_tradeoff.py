@@ -150,13 +150,18 @@ def parse() -> argparse.Namespace:
     add("--dataset_name", required=True, help="Hub name, local folder, or a CSV, JSON or Parquet file")
     add("--split", default="test", help="whose sources are answered; choose a model on validation rows")
     add("--max_rows", type=int, help="answer the first sources only")
-    add("--timed", type=int, default=100, help="of these, sources whose calls are timed")
+    add("--timed", type=int, default=128, help="of these, sources whose calls are timed")
     add("--batch_sizes", type=int, nargs="*", default=[8, 32, 128], help="batches whose throughput is timed")
     add("--rounds", type=int, default=3, help="how often each system has its turn")
     add("--num_bootstrap", type=int, default=1000, help="resamplings behind the intervals")
     add("--output", type=Path, required=True, help="JSON; the picture is written beside it as PNG")
     arguments = parser.parse_args()
     check_positive(arguments, "max_rows", "timed", "batch_sizes", "rounds", "num_bootstrap")
+    if max(arguments.batch_sizes, default=0) > arguments.timed:
+        raise ValueError(
+            f"--batch_sizes {arguments.batch_sizes} has batches of more than --timed {arguments.timed} sources, which "
+            "would never be full; raise --timed"
+        )
     return arguments
 
 
