@@ -9,6 +9,19 @@ from transformers import pipeline
 
 # Texts of one request that are written together.
 BATCH_SIZE = 32
+# What the endpoint and its pipeline pass along themselves, and a config, which JSON cannot hold.
+NOT_OF_A_REQUEST = (
+    "self",
+    "text_inputs",
+    "inputs",
+    "batch_size",
+    "num_workers",
+    "prompt_text",
+    "model_inputs",
+    "input_ids",
+    "attention_mask",
+    "generation_config",
+)
 
 
 class EndpointHandler:
@@ -31,8 +44,8 @@ class EndpointHandler:
             `{"generated_text": text}` for each text, or with `num_return_sequences` for each of its answers.
 
         Raises:
-            ValueError: for another key, inputs that are no texts, a seed that is none, and options that `generate()`
-                refuses, naming them.
+            ValueError: for another key, inputs that are no texts, a seed that is none, parameters that are the
+                endpoint's own, and options that `generate()` refuses, naming them.
         """
         inputs, options = self._read(data)
         if not inputs:
@@ -55,6 +68,12 @@ class EndpointHandler:
             raise ValueError(f"inputs={inputs!r:.60} must be a text or a list of texts")
         if not isinstance(options, dict):
             raise ValueError(f"parameters={options!r:.60} must be keys and values, options of generate() and seed")
+        for name in NOT_OF_A_REQUEST:
+            if name in options:
+                raise ValueError(
+                    f"parameters: {name}={options[name]!r:.60} is not for a request to set; leave it out, and name "
+                    "each option of generate() by itself"
+                )
         seed = options.get("seed")
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63):
             raise ValueError(f"seed={seed!r} must be a whole number from 0 to below 2**63")

@@ -60,7 +60,11 @@ class Lexicon:
         Args:
             least: fewest occurrences of a word.
             least_pairs: fewest occurrences of a pair of neighbours.
+
+        Raises:
+            ValueError: for one text in the place of a list.
         """
+        _check_several("texts", texts)
         counts, pairs = Counter(), Counter()
         for text in texts:
             keys = [word_key(word) for word in text.split()]
@@ -102,8 +106,10 @@ class Lexicon:
         misspelled one.
 
         Raises:
-            ValueError: for a word with other signs than letters, or for several words in one.
+            ValueError: for one text in the place of a list, for a word with other signs than letters, and for several
+                words in one.
         """
+        _check_several("words", words)
         keys = {word: word_key(word) for word in words}
         wrong = [word for word, key in keys.items() if not key.isalpha()]
         if wrong:
@@ -233,6 +239,11 @@ def _read(path: Path, modified: int) -> Lexicon:
         return Lexicon({word: count for (word,), count in found[1].items()}, found[2])
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} must hold one or two words and how often they occur a line: {error}") from error
+
+
+def _check_several(name: str, value: object) -> None:
+    if isinstance(value, str):
+        raise ValueError(f"{name}={value!r:.60} is one text, and would be read letter by letter; pass a list of {name}")
 
 
 def place_of(model) -> tuple[str, str | None] | None:

@@ -4,6 +4,7 @@ found here.
 """
 
 import functools
+import math
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
@@ -12,7 +13,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .base_model_yan import FLOW_KEYS, YanModel
-from .canvas_yan import source_lengths, target_canvas
+from .canvas_yan import canvas_lengths, length_mask, source_lengths, target_canvas
 from .configuration_yan import YanConfig
 from .ctc_yan import ctc_viterbi, needed_positions
 from .encoder_heads_yan import YanForQuestionAnswering, YanForSequenceClassification, YanForTokenClassification
@@ -90,7 +91,7 @@ class YanForMaskedLM(YanPreTrainedModel, YanFromEncoderMixin):
         settings = self.config.training_config
         if labels is not None and may_look_at(labels):
             check_labels(labels, self.config.vocab_size)
-        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, return_dict=True, **kwargs)
         latents = outputs.last_hidden_state
         noisy = add_latent_noise(latents, settings.latent_noise, generator) if self.training else latents
         states = self.decoder.states(noisy)
@@ -166,8 +167,8 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
     ) -> YanSeq2SeqLMOutput:
         r"""
         Endpoint logits, and with `labels` the training loss. Without labels the canvas is that of `prior_noise` or
-        `decoder_attention_mask`, else as long as the source; the prior is `prior_noise`, else its mean (zeros), and
-        experts are the gate's argmax, so that nothing random is drawn.
+        `decoder_attention_mask`, else that of a text as long as the source; the prior is `prior_noise`, else its mean
+        (zeros), and experts are the gate's argmax, so that nothing random is drawn.
 
         Args:
             input_ids, attention_mask: source (B, Lx); or `inputs_embeds` (B, Lx, d); or `encoder_outputs`. With
@@ -191,9 +192,10 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         # `generate` passes over them, too: a source is one text, in training (Trainer drops the column) as afterwards.
         kwargs.pop("token_type_ids", None)
         # 1. Read the source.
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, encoder_outputs=encoder_outputs, **kwargs)
+        kwargs |= {"encoder_outputs": encoder_outputs, "return_dict": True}
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
         source = outputs.last_hidden_state
-        if generator is None and not self.training:
+        if generator is None and not self.training and labels is not None:
             generator = torch.Generator(source.device).manual_seed(0)
         # 2. Lay out the canvas and draw the prior on it.
         canvas_mask = self._canvas(labels, decoder_attention_mask, prior_noise, attention_mask, source, generator)
@@ -202,6 +204,8 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         copied = self.copy_source(
             self.copied_ids(canvas_mask.shape[1], input_ids, attention_mask), source, attention_mask
         )
+        if self.config.copy_mechanism:
+            copied.first = canvas_mask.long().argmax(-1)
         x_0 = self._prior(prior_noise, canvas_mask, generator, draw=labels is not None)
         # 3. Follow the experts from the prior to the endpoint in a few steps, and decode it.
         needed = reads(settings.weights) if labels is not None else frozenset()
@@ -256,10 +260,11 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
             masks.append(decoder_attention_mask.bool())
         if not masks and prior_noise is not None:
             masks.append(torch.ones(prior_noise.shape[:2], dtype=torch.bool, device=source.device))
-        elif not masks and attention_mask is not None:
+        elif not masks and attention_mask is not None and not self.config.copies_source and ratio == 1:
             masks.append(attention_mask.bool())
         elif not masks:
-            masks.append(torch.ones(source.shape[:2], dtype=torch.bool, device=source.device))
+            lengths = canvas_lengths(source_lengths(source, attention_mask), ratio, table)
+            masks.append(length_mask(lengths, min(math.ceil(source.shape[1] * ratio), table)))
         if any(mask.shape != masks[0].shape for mask in masks) or len(masks[0]) != len(source):
             raise ValueError(
                 f"target shapes {[tuple(m.shape) for m in masks]} (labels, decoder_attention_mask) must agree with "
@@ -280,6 +285,11 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         if not may_look_at(canvas_mask):
             return
         config, placed = self.config, self.config.canvas_ratio == 1
+        if not placed and bool((canvas_mask[:, 1:] > canvas_mask[:, :-1]).any()):
+            raise ValueError(
+                f"decoder_attention_mask begins with 0 or has gaps; with canvas_ratio={config.canvas_ratio} a canvas "
+                "is the first positions of its row"
+            )
         if labels is not None:
             check_labels(labels, config.vocab_size, None if placed else config.pad_token_id)
             missing = needed_positions(labels) - canvas_mask.sum(-1)
@@ -365,7 +375,7 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         # A gradient into its own target would teach the encoder latents that are easy to predict: all alike.
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             ids = inputs.labels.masked_fill(~inputs.canvas_mask, 0)
-            inputs.target_latents = self.model.encoder(ids, inputs.canvas_mask.long()).last_hidden_state
+            inputs.target_latents = self.model.encoder(ids, inputs.canvas_mask.long())[0]
         inputs.x_1 = inputs.target_latents.detach().float()
         if self.training:
             inputs.x_1 = add_latent_noise(inputs.x_1, settings.latent_noise, generator)

@@ -11,6 +11,7 @@ from modeling_yan.copying_yan import CopySource, add_copies, best_passage, lowes
 from .helpers import (
     VOCAB_SIZE,
     WITH_BLANKS,
+    pinned_draws,
     randomize,
     seeded,
     source_batch,
@@ -229,6 +230,26 @@ def test_neither_padding_nor_batch_changes_a_row(model):
         given = {**options, "target_lengths": options["target_lengths"][row : row + 1]}
         alone = model.generate(ids[row : row + 1, :length], prior_noise=noise[row : row + 1], **given)[0]
         assert together[row, : len(alone)].tolist() == alone.tolist()
+
+
+def test_labels_padded_on_the_left_give_the_same_losses_and_gradients():
+    model, lengths, (ids, mask) = tiny_model(copy_mechanism=True), (6, 3, 5), source_batch((7, 4, 5))
+    drawn = pinned_draws(3, 6)
+    moved = {name: values.clone() for name, values in drawn.items()}
+    for row, length in enumerate(lengths):
+        for name in ("prior_noise", "expert_indices"):
+            moved[name][row] = drawn[name][row].roll(6 - length, 0)
+    losses, gradients = [], []
+    for side, pinned in (("right", drawn), ("left", moved)):
+        outputs = model(ids, mask, target_labels(lengths, side=side), **pinned)
+        logits = outputs.logits.log_softmax(-1)
+        losses.append(
+            [logits[row, :length] if side == "right" else logits[row, -length:] for row, length in enumerate(lengths)]
+        )
+        losses[-1].append(outputs.loss)
+        gradients.append(torch.autograd.grad(outputs.loss, model.decoder.copy_head.parameters()))
+    for right, left in zip(losses[0] + list(gradients[0]), losses[1] + list(gradients[1]), strict=True):
+        torch.testing.assert_close(right, left, atol=1e-5, rtol=1e-4)
 
 
 def test_candidates_and_lengths_copy_from_their_own_source(model):

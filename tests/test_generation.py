@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import CompileConfig, GenerationConfig
 
 from modeling_yan import generation_yan, sampling_yan
 from modeling_yan.canvas_yan import length_mask
@@ -10,7 +10,7 @@ from modeling_yan.compilation_yan import group_by_bucket
 from modeling_yan.generation_yan import YanGenerateOutput, merge_repeats, take_positions, text_positions
 from modeling_yan.sampling_yan import draw_noise, row_seeds
 
-from .helpers import VOCAB_SIZE, WITH_BLANKS, seeded, source_batch, tiny_model
+from .helpers import VOCAB_SIZE, WITH_BLANKS, seeded, source_batch, target_labels, tiny_model
 
 
 def details(model, *args, **kwargs) -> YanGenerateOutput:
@@ -380,6 +380,56 @@ def test_inputs_embeds_and_encoder_outputs(model):
     assert torch.equal(model.generate(encoder_outputs=model.get_encoder()(ids, mask), **options), expected)
 
 
+def test_states_may_be_wrapped_in_any_way_and_must_fit_the_ids(model):
+    ids, mask = source_batch()
+    options = {"attention_mask": mask, "generator": seeded(), "input_ids": ids}
+    states = model.get_encoder()(ids, mask).last_hidden_state
+    expected = model.generate(encoder_outputs=(states,), **options)
+    for wrapped in (states, {"last_hidden_state": states}):
+        assert torch.equal(model.generate(encoder_outputs=wrapped, **{**options, "generator": seeded()}), expected)
+    with pytest.raises(ValueError, match="batch and length must agree"):
+        model.generate(encoder_outputs=states[:2], **options)
+    with pytest.raises(ValueError, match="not finite"):
+        model.generate(encoder_outputs=states / 0, **options)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_without_a_mask_is_seen_as_in_transformers(model, side):
+    ids, mask = source_batch(side=side)
+    assert torch.equal(model.generate(ids, generator=seeded()), model.generate(ids, mask, generator=seeded()))
+
+
+def test_texts_that_are_equal_once_cut_are_no_different_ones():
+    model = tiny_model(**WITH_BLANKS)
+    ids, mask = source_batch((7,))
+    options = {"max_new_tokens": 1, "num_candidates": 6, "prior_temperature": 0.1, "target_lengths": 1}
+    written = [
+        model.generate(ids, mask, generator=seeded(), num_return_sequences=count, **options)[:, 0].tolist()
+        for count in (2, 6)
+    ]
+    assert len(set(written[1])) > 1
+    assert len(set(written[0])) == 2
+
+
+def test_a_config_that_asks_for_tuples_changes_nothing_of_what_is_written():
+    model = tiny_model()
+    ids, mask = source_batch()
+    expected = model.generate(ids, mask, generator=seeded())
+    model.config.return_dict = False
+    assert torch.equal(model.generate(ids, mask, generator=seeded()), expected)
+    assert isinstance(model(ids, mask, target_labels()), tuple)
+
+
+def test_an_argument_wins_over_what_stands_for_it_elsewhere():
+    model = tiny_model()
+    model.generation_config.min_length = 9
+    assert model.generation_options(min_new_tokens=3).sampling.min_new_tokens == 3
+    assert model.generation_options().sampling.min_new_tokens == 9
+    asked = GenerationConfig(compile_config=CompileConfig())
+    assert model.generation_options(asked).compile_options is not None
+    assert model.generation_options(asked, compile=False).compile_options is None
+
+
 def test_model_without_length_head_uses_the_canvas():
     model = tiny_model(length_head=False)
     ids, mask = source_batch()
@@ -410,6 +460,14 @@ IDS = torch.full((2, 4), 5)
         ({"input_ids": IDS, "max_new_tokens": 0}, "max_new_tokens"),
         ({"input_ids": IDS, "min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens=9"),
         ({"input_ids": IDS, "target_lengths": 33}, "target_lengths"),
+        (
+            {"input_ids": IDS, "target_lengths": 10, "max_new_tokens": 3},
+            "target_lengths holds 10 to 10, must be between",
+        ),
+        (
+            {"input_ids": IDS, "target_lengths": 4, "min_new_tokens": 9},
+            "target_lengths holds 4 to 4, must be between 9",
+        ),
         ({"input_ids": IDS, "target_lengths": [3, 0]}, "target_lengths"),
         ({"input_ids": IDS, "target_lengths": [3, 4, 5]}, "target_lengths"),
         ({"input_ids": IDS, "target_lengths": 2.5}, "target_lengths"),

@@ -6,7 +6,7 @@ import pytest
 
 from modeling_yan import YanForConditionalGeneration
 from modeling_yan.common.hub import read_tokenizer
-from modeling_yan.handler import EndpointHandler
+from modeling_yan.handler import NOT_OF_A_REQUEST, EndpointHandler
 
 from .helpers import YAN_E2E, seeded
 
@@ -62,6 +62,16 @@ def test_several_answers_for_a_text_and_none_for_none(handler):
     assert data["parameters"] == {"num_return_sequences": 2, "num_candidates": 2}
 
 
+def test_max_length_is_the_answers_alone(handler):
+    def answer(**parameters):
+        return handler({"inputs": PROMPTS[0], "parameters": {"seed": 0, "length_mode": "canvas", **parameters}})
+
+    assert answer(max_length=8) == answer(max_new_tokens=8)
+    assert answer(prefix="name") == handler(
+        {"inputs": "name" + PROMPTS[0], "parameters": {"seed": 0, "length_mode": "canvas"}}
+    )
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -73,6 +83,10 @@ def test_several_answers_for_a_text_and_none_for_none(handler):
         ({"inputs": "a", "parameters": {"seed": -1}}, "seed=-1 must be a whole number"),
         ({"inputs": "a", "parameters": {"solver": "magic"}}, "solver='magic' must be one of"),
         ({"inputs": "a", "parameters": {"num_steps": 3}}, "unknown arguments"),
+        *(
+            ({"inputs": "a", "parameters": {name: {}}}, f"{name}={{}} is not for a request to set")
+            for name in NOT_OF_A_REQUEST
+        ),
     ],
     ids=str,
 )

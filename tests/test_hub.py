@@ -20,12 +20,23 @@ from modeling_yan import (
     YanForSequenceClassification,
     YanForTokenClassification,
     YanModel,
+    YanTextGenerationPipeline,
     pretrained_yan,
     restore,
 )
 from modeling_yan.data.tokenization import train_tokenizer
 
-from .helpers import HUB_FILES, ROOT, YAN_E2E, YAN_RESTORE, seeded, source_batch, tiny_config, tiny_model
+from .helpers import (
+    HUB_FILES,
+    ROOT,
+    YAN_E2E,
+    YAN_RESTORE,
+    seeded,
+    source_batch,
+    tiny_config,
+    tiny_model,
+    word_tokenizer,
+)
 from .hub_server import hub_on_loopback, used_by_this_process
 
 SHIPPED = [YAN_E2E, YAN_RESTORE]
@@ -219,6 +230,32 @@ def test_pipelines_with_the_package(folder):
         pipe([TEXTS[0], None])
     with pytest.raises(ValueError, match="num_inference_stepz"):
         pipe(TEXTS[0], num_inference_stepz=2)
+
+
+def test_lengths_in_a_pipeline_are_the_answers():
+    model = tiny_model()
+    pipe = YanTextGenerationPipeline(model=model, tokenizer=word_tokenizer())
+    source = "w5 w6 w7 w8 w9 w10 w11 w12"
+
+    def written(source, **options):
+        return pipe(source, generator=seeded(), **options)
+
+    assert written(source, max_length=4) == written(source, max_new_tokens=4)
+    assert written(source, prefix="w4 ") == written(f"w4 {source}")
+    cut = written(source, tokenizer_encode_kwargs={"truncation": True, "max_length": 4})
+    assert cut == written("w5 w6 w7") != written(source)
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(1, 3), (2, 3), (4, 3)])
+def test_a_pipeline_gives_each_answer_its_own_trajectory(rows, steps):
+    model, tokenizer = tiny_model(), word_tokenizer()
+    pipe = YanTextGenerationPipeline(model=model, tokenizer=tokenizer)
+    sources = [f"w{5 + row} w6 w7" for row in range(rows)]
+    options = {"return_dict_in_generate": True, "output_trajectory": True, "num_inference_steps": steps}
+    answers = pipe(sources, batch_size=rows, generator=seeded(), **options)
+    output = model.generate(**tokenizer(sources, return_tensors="pt"), generator=seeded(), **options)
+    states = torch.tensor([answer["trajectory"] for (answer,) in answers])
+    assert torch.equal(states, output.trajectory.transpose(0, 1))
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,10 @@ def test_words_of_ones_own_are_known_and_meant(lexicon):
     assert more.counts == {**WORDS, "karakorum": 5, "kublai": 5}
     with pytest.raises(ValueError, match=r"words=\['New York', '9th'\].*give each word by itself"):
         lexicon.with_words(["New York", "Rome", "9th"])
+    with pytest.raises(ValueError, match=r"words='Kublai' is one text, .*; pass a list of words"):
+        lexicon.with_words("Kublai")
+    with pytest.raises(ValueError, match="texts='who is it' is one text"):
+        Lexicon.count("who is it")
 
 
 @pytest.mark.parametrize("line", ["station", "station many", "at the station 3", ""])

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import random
 import re
@@ -5,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.restoration_yan import Edit, apply_edits, model_room, restore
@@ -424,12 +426,29 @@ def test_a_models_text_depends_neither_on_batches_nor_on_the_call(tokenizer, bla
         ({"keep": "["}, "keep='[' is no regular expression: unterminated character set"),
         ({"keep": 7}, "keep=7 must be a regular expression or None"),
         ({"seed": 1.5}, "seed=1.5 must be a whole number"),
+        ({"seed": -1}, "seed=-1 must be a whole number from 0 to below 2**63"),
+        ({"seed": 2**63}, f"seed={2**63} must be a whole number from 0 to below 2**63"),
+        ({"generation_config": GenerationConfig(max_new_tokens=5)}, "generation_config allows answers of 5 tokens"),
+        ({"generation_config": GenerationConfig(max_length=5)}, "leave max_new_tokens and max_length out of it"),
         ({"window": 8, "overlap": 8}, "overlap=8 must be a whole number from 0 to below window=8"),
     ],
 )
 def test_options_out_of_range_are_refused(tokenizer, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         restored(tokenizer, sentence, "who is it", **options)
+
+
+def test_a_config_may_allow_answers_that_fit(tokenizer):
+    model = tiny_model(vocab_size=len(tokenizer), max_position_embeddings=ROOM)
+    own = copy.deepcopy(model.generation_config)
+    assert own.max_length == model_room(model, tokenizer) == ROOM
+    text = "where is the station"
+    assert restore(model, tokenizer, text, generation_config=own) == restore(model, tokenizer, text)
+    several = GenerationConfig(num_return_sequences=2, do_sample=True)
+    with pytest.raises(ValueError, match="num_return_sequences=2: a window has one answer"):
+        restore(model, tokenizer, text, generation_config=several)
+    model.generation_config.max_length = 40
+    assert model_room(model, tokenizer) == 40
 
 
 def test_what_is_no_text_model_or_tokenizer_is_refused(tokenizer):

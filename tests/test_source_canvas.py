@@ -82,6 +82,23 @@ def test_neither_padding_nor_batch_changes_a_row(model):
         assert not together[row, len(alone) :].any()
 
 
+def test_without_labels_the_canvas_is_that_of_the_source_on_either_side(model):
+    ids, mask = source_batch((7, 4, 5))
+    right, left = model(ids, mask).logits, model(*source_batch((7, 4, 5), side="left")).logits
+    assert right.shape[1] == 14
+    for row, length in enumerate((14, 8, 10)):
+        torch.testing.assert_close(right[row, :length], left[row, :length], atol=1e-5, rtol=1e-4)
+
+
+def test_canvases_with_gaps_or_sources_with_gaps_are_refused(model):
+    ids, mask = source_batch((7, 4, 5))
+    with pytest.raises(ValueError, match="decoder_attention_mask begins with 0 or has gaps"):
+        model(ids, mask, target_labels((3, 3, 3)), decoder_attention_mask=torch.ones(3, 12).tril(9).flip(1))
+    mask[0, 3] = 0
+    with pytest.raises(ValueError, match=r"attention_mask has padding between the tokens of rows \[0\]"):
+        model.generate(ids, mask)
+
+
 def test_a_target_that_is_longer_than_its_source_gets_room(model):
     ids, mask = source_batch((2, 2, 2))
     labels = target_labels((9, 3, 5))

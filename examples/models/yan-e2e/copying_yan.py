@@ -26,19 +26,39 @@ class CopySource:
         ids: the token that each position can copy (B, L); or with `states` the source (B, Lx).
         states: of the source (B, Lx, d), which positions point at.
         mask: (B, Lx), 1 at tokens; None where every position of the source is one.
+        first: where on its canvas a text begins (B,), which is padded before; None where all begin at the first
+            position.
     """
 
     ids: Tensor
     states: Tensor | None = None
     mask: Tensor | None = None
+    first: Tensor | None = None
 
     def for_rows(self, rows: int) -> "CopySource":
         """For so many canvases, those of a source next to each other."""
         repeats = rows // len(self.ids)
         if repeats == 1:
             return self
-        parts = (self.ids, self.states, self.mask)
+        parts = (self.ids, self.states, self.mask, self.first)
         return CopySource(*(None if part is None else part.repeat_interleave(repeats, 0) for part in parts))
+
+
+def from_first(values: Tensor, first: Tensor | None, back: bool = False) -> Tensor:
+    """
+    Values (B, L, ...) of canvases moved to the left, so that texts begin at the first position; what stood before them
+    stands behind.
+
+    Args:
+        first: where each begins (B,); None where that is so already.
+        back: moves them back.
+    """
+    if first is None:
+        return values
+    length = values.shape[1]
+    places = torch.arange(length, device=values.device)
+    places = (places + first.unsqueeze(1) * (-1 if back else 1)) % length
+    return values.gather(1, places.view(*places.shape, *[1] * (values.dim() - 2)).expand_as(values))
 
 
 def best_passage(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,8 @@ class YanForSequenceClassification(_YanEncoderWithHead):
         """
         `labels`: (B,) class ids, or floats for regression and multi-label problems, as `config.problem_type` says.
         """
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, token_type_ids=token_type_ids, **kwargs)
+        kwargs |= {"token_type_ids": token_type_ids, "return_dict": True}
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
         logits = self.classifier(self.dropout(masked_mean_pool(outputs.last_hidden_state, attention_mask)))
         loss = None
         if labels is not None:
@@ -82,7 +83,8 @@ class YanForTokenClassification(_YanEncoderWithHead):
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """`labels`: (B, L) class ids, -100 ignored."""
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, token_type_ids=token_type_ids, **kwargs)
+        kwargs |= {"token_type_ids": token_type_ids, "return_dict": True}
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
         return TokenClassifierOutput(
@@ -110,7 +112,8 @@ class YanForQuestionAnswering(_YanEncoderWithHead):
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """`start_positions`, `end_positions`: (B,) token indices of the answer's ends."""
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, token_type_ids=token_type_ids, **kwargs)
+        kwargs |= {"token_type_ids": token_type_ids, "return_dict": True}
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
         start_logits, end_logits = self.qa_outputs(self.dropout(outputs.last_hidden_state)).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:

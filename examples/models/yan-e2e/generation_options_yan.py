@@ -239,7 +239,7 @@ class GenerationOptions:
             time_shift=config.time_shift,
             expert_selection=config.expert_selection,
             blank_penalty=float(config.blank_penalty),
-            min_new_tokens=max(config.min_new_tokens or 0, config.min_length or 0),
+            min_new_tokens=(config.min_length if config.min_new_tokens is None else config.min_new_tokens) or 0,
             eos_token_ids=eos,
             do_sample=bool(config.do_sample),
             output_trajectory=bool(config.output_trajectory),
@@ -382,7 +382,8 @@ class YanGenerationOptionsMixin(GenerationMixin):
             value = ours.get(name, getattr(generation_config, name, None))
             setattr(generation_config, name, default if value is None else value)
         # As in transformers: a configuration asks for compilation, disable_compile forbids it.
-        asked = generation_config.compile or generation_config.compile_config is not None
+        refused = ours.get("compile") is False
+        asked = generation_config.compile or (generation_config.compile_config is not None and not refused)
         generation_config.compile = bool(asked and not generation_config.disable_compile)
         self._check_options(generation_config)
         return generation_config, unused

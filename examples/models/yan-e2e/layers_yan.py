@@ -17,6 +17,7 @@ from .copying_yan import (
     add_copies,
     best_passage,
     diagonals,
+    from_first,
     lowest,
     quotation_log_probs,
     total_by_token,
@@ -178,7 +179,8 @@ class YanPointer(nn.Module):
         own, worth, begins, ends = self._scores(states, source)
         begin, end = best_passage(begins, ends)
         places = begin.unsqueeze(1) + torch.arange(own.shape[1], device=own.device)
-        within = places <= end.unsqueeze(1)
+        within = from_first(places <= end.unsqueeze(1), source.first, back=True)
+        places = from_first(places, source.first, back=True)
         quoted = worth.masked_fill(~within, lowest(worth.dtype)).unsqueeze(-1)
         at = places.clamp_max(own.shape[2] - 1).unsqueeze(-1)
         scores = torch.logaddexp(own, torch.full_like(own, lowest(own.dtype)).scatter(-1, at, quoted))
@@ -205,14 +207,17 @@ class YanPointer(nn.Module):
         found = torch.logaddexp(found, logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
         total = torch.logaddexp(torch.logaddexp(logits.logsumexp(-1), own.logsumexp(-1)), worth)
         # 2. Within a passage from each beginning (B, L, S), and behind its end (B, L).
-        holds = diagonals(F.pad(held, (0, held.shape[1])))
+        holds = from_first(held, source.first)
+        holds = from_first(diagonals(F.pad(holds, (0, holds.shape[1]))), source.first, back=True)
         quoted = worth.unsqueeze(-1).masked_fill(~holds, lowest(worth.dtype))
         quoted = torch.logaddexp(found.unsqueeze(-1), quoted) - total.unsqueeze(-1)
         over = worth.masked_fill(tokens != self.eos_token_id, lowest(worth.dtype))
         over = torch.logaddexp(found, over) - total
         # 3. Over all passages.
-        quoted, over = quoted.masked_fill(~valid.unsqueeze(-1), 0.0), over.masked_fill(~valid, 0.0)
-        return quotation_log_probs(begins, ends, quoted, over).masked_fill(~valid, 0.0)
+        quoted = from_first(quoted.masked_fill(~valid.unsqueeze(-1), 0.0), source.first)
+        over = from_first(over.masked_fill(~valid, 0.0), source.first)
+        log_probs = quotation_log_probs(begins, ends, quoted, over)
+        return from_first(log_probs, source.first, back=True).masked_fill(~valid, 0.0)
 
     def _scores(self, states: torch.Tensor, source: CopySource) -> tuple[torch.Tensor, ...]:
         """

@@ -32,6 +32,8 @@ class YanTextGenerationPipeline(TextGenerationPipeline):
     Differences from the class it extends, which continues a prompt from left to right: the answer does not start with
     the prompt, the source keeps its special tokens and the tokenizer's padding side, and no sampling defaults are
     slipped in. Generation options (`num_inference_steps`, `num_candidates`, …) are keyword arguments of the call.
+    `max_length` is one of them; `tokenizer_encode_kwargs` bound the source. A `trajectory` has the shape (steps + 1, L,
+    d) for each answer.
     """
 
     _default_generation_config = None
@@ -69,7 +71,8 @@ class YanTextGenerationPipeline(TextGenerationPipeline):
             _check_text(text_inputs, "the source")
         return super().__call__(text_inputs, **kwargs)
 
-    def preprocess(self, prompt_text, add_special_tokens=None, **kwargs):
+    def preprocess(self, prompt_text, add_special_tokens=None, max_length=None, **kwargs):
+        # The base class would cut the source to `max_length`, which is the answer's.
         inputs = super().preprocess(
             prompt_text, add_special_tokens=True if add_special_tokens is None else add_special_tokens, **kwargs
         )
@@ -77,10 +80,17 @@ class YanTextGenerationPipeline(TextGenerationPipeline):
             raise ValueError(f"the tokenizer makes no token of the source {prompt_text!r}; give at least one word")
         return inputs
 
-    def _forward(self, model_inputs, **generate_kwargs):
+    def _forward(self, model_inputs, prefix_length=0, **generate_kwargs):
+        # The base class would add `prefix_length` to `max_length`, as if answers began with their source.
         outputs = super()._forward(model_inputs, **generate_kwargs)
         # The base class would cut the prompt's length off the answer.
         outputs["input_ids"] = None
+        if "trajectory" in outputs:
+            # The base class looks for rows along the first axis, and there are the steps.
+            sources, answers = outputs["generated_sequence"].shape[:2]
+            states = outputs["trajectory"]
+            states = states.reshape(-1, sources * answers, *states.shape[-2:]).transpose(0, 1)
+            outputs["trajectory"] = states.unflatten(0, (sources, answers))
         return outputs
 
     def postprocess(self, model_outputs, return_type=ReturnType.NEW_TEXT, **kwargs):

@@ -173,26 +173,20 @@ def cut_lengths(
     return first if canvas_mask is None else torch.minimum(first, canvas_mask.sum(-1))
 
 
-def best_distinct(
-    ids: torch.LongTensor, scores: torch.Tensor, lengths: torch.LongTensor, count: int, eos_token_ids: tuple[int, ...]
-) -> tuple[torch.LongTensor, torch.Tensor]:
+def best_distinct(texts: torch.LongTensor, scores: torch.Tensor, count: int) -> tuple[torch.LongTensor, torch.Tensor]:
     """
     The best candidates of each row, as many different texts among them as there are.
 
     Args:
-        ids: (B, candidates, L), not yet cut.
-        scores, lengths: (B, candidates).
+        texts: ids (B, candidates, L), the same behind the end of each.
+        scores: (B, candidates).
         count: how many are wanted.
 
     Returns:
         Indices (B, count), best score first; and whether the text is that of a better candidate (B, count).
     """
     order = scores.argsort(dim=1, descending=True, stable=True)
-    ids = ids.gather(1, order.unsqueeze(-1).expand_as(ids))
-    ends = torch.minimum(
-        cut_lengths(ids.flatten(0, 1), None, eos_token_ids).view(order.shape), lengths.gather(1, order)
-    )
-    texts = ids.masked_fill(torch.arange(ids.shape[-1], device=ids.device) >= ends.unsqueeze(-1), -1)
+    texts = texts.gather(1, order.unsqueeze(-1).expand_as(texts))
     equal = (texts.unsqueeze(2) == texts.unsqueeze(1)).all(-1)
     repeated = equal.tril(-1).any(-1)
     chosen = repeated.long().argsort(dim=1, stable=True)[:, :count].sort(1).values

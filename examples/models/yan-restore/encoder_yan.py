@@ -103,7 +103,8 @@ class YanHostedEncoder(YanPreTrainedModel):
         super().__init__(config)
         # The vocabulary is that of the whole, which may have been changed since.
         config.encoder_config.vocab_size = config.vocab_size
-        backbone = encoder_within(AutoModel.from_config(config.encoder_config))
+        # The config of a model that was saved in half precision says so, too; this one's weights are all of one type.
+        backbone = encoder_within(AutoModel.from_config(config.encoder_config, dtype=torch.get_default_dtype()))
         if getattr(backbone, "pooler", None) is not None:
             # YAN never reads it, and a parameter without gradient stops data-parallel training.
             backbone.pooler = None

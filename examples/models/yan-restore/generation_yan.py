@@ -11,15 +11,7 @@ from transformers.utils import ModelOutput, logging
 from .canvas_yan import canvas_lengths, length_mask, source_lengths, text_room
 from .compilation_yan import call_compiled, group_by_bucket, pad_canvases, pad_source
 from .generation_options_yan import GenerationOptions, YanGenerationOptionsMixin, take_library_arguments
-from .input_checks_yan import (
-    check_copied,
-    check_finite,
-    check_generator,
-    check_mask,
-    check_streamer,
-    check_token_ids,
-    refuse_stock_pipeline,
-)
+from .input_checks_yan import check_finite, check_generator, check_source, check_streamer, refuse_stock_pipeline
 from .sampling_yan import YanSamplingMixin, best_distinct, cut_lengths, draw_noise, given_noise, row_seeds
 
 logger = logging.get_logger(__name__)
@@ -233,7 +225,8 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         options = self.generation_options(generation_config, **kwargs)
         # 2.
         refuse_stock_pipeline()
-        self._check_inputs(input_ids, attention_mask, inputs_embeds, encoder_outputs)
+        attention_mask = self._mask_of_padding(input_ids, attention_mask)
+        encoder_outputs = check_source(self.config, input_ids, attention_mask, inputs_embeds, encoder_outputs)
         for own in generator if isinstance(generator, list) else [generator]:
             check_generator(own)
         check_streamer(streamer)
@@ -274,35 +267,13 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             trajectory=written.states,
         )
 
-    def _check_inputs(self, input_ids, attention_mask, inputs_embeds, encoder_outputs) -> None:
-        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "encoder_outputs": encoder_outputs}
-        name = next((name for name, value in given.items() if value is not None), None)
-        if name is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError("pass input_ids (or one of inputs_embeds and encoder_outputs)")
-        if self.config.canvas_from_source:
-            check_copied(input_ids)
-        states = given[name] if name != "encoder_outputs" or torch.is_tensor(encoder_outputs) else encoder_outputs[0]
-        if name == "input_ids":
-            check_token_ids(name, states, self.config.vocab_size)
-        else:
-            check_finite(name, states)
-        if states.dim() != (2 if name == "input_ids" else 3):
-            expected = f"(batch, length{', hidden size' * (name != 'input_ids')})"
-            raise ValueError(f"{name} has shape {tuple(states.shape)}, expected {expected}")
-        if states.shape[0] == 0 or states.shape[1] == 0:
-            raise ValueError(f"{name} is empty, shape {tuple(states.shape)}; give at least one token per row")
-        if attention_mask is not None:
-            check_mask("attention_mask", attention_mask, states.shape[:2], name)
-            lengths = attention_mask.bool().sum(-1).tolist()
-            empty = [row for row, length in enumerate(lengths) if length == 0]
-            if empty:
-                raise ValueError(f"attention_mask has rows without any token, {empty[:5]}; drop empty sources")
-        longest = states.shape[1] if attention_mask is None else max(lengths)
-        if longest > self.config.max_position_embeddings:
-            raise ValueError(
-                f"{name} has {longest} tokens, more than max_position_embeddings="
-                f"{self.config.max_position_embeddings}; pass truncation=True to the tokenizer or the pipeline"
-            )
+    def _mask_of_padding(self, input_ids, attention_mask) -> torch.Tensor | None:
+        """The mask; where none is given, as in transformers that of `input_ids` with padding in them."""
+        pad = self.config.pad_token_id
+        if attention_mask is not None or not torch.is_tensor(input_ids) or pad in (None, *self.config.end_token_ids):
+            return attention_mask
+        tokens = input_ids != pad
+        return None if bool(tokens.all()) else tokens.long()
 
     def _read(
         self, input_ids, attention_mask, inputs_embeds, encoder_outputs, options: GenerationOptions
@@ -329,7 +300,7 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         if prior_noise is not None and prior_noise.dim() in (3, 4):
             longest = min(longest, text_room(prior_noise.shape[-2], ratio))
         if target_lengths is not None:
-            lengths = self._given_lengths(target_lengths, batch_size, device)
+            lengths = self._given_lengths(target_lengths, options, batch_size, device)
         elif options.length_mode == "source":
             lengths = source_lengths(source, source_mask).unsqueeze(1)
         else:
@@ -338,9 +309,12 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             return lengths
         return canvas_lengths(lengths, ratio, table if prior_noise is None else min(table, prior_noise.shape[-2]))
 
-    def _given_lengths(self, target_lengths, batch_size: int, device) -> torch.LongTensor:
+    def _given_lengths(self, target_lengths, options: GenerationOptions, batch_size: int, device) -> torch.LongTensor:
         """`target_lengths` as (B, 1)."""
-        table = self.config.max_position_embeddings
+        # With blanks a canvas may be longer than its text.
+        longest = self.config.max_position_embeddings
+        longest = min(options.longest, longest) if self.config.canvas_ratio == 1 else longest
+        shortest = max(options.sampling.min_new_tokens, 1)
         try:
             lengths = torch.as_tensor(target_lengths, device=device)
         except (TypeError, ValueError, RuntimeError):
@@ -352,9 +326,10 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
             )
         lengths = lengths.reshape(-1).expand(batch_size)
         low, high = int(lengths.min()), int(lengths.max())
-        if low < 1 or high > table:
+        if low < shortest or high > longest:
             raise ValueError(
-                f"target_lengths holds {low} to {high}, must be between 1 and max_position_embeddings={table}"
+                f"target_lengths holds {low} to {high}, must be between {shortest} and {longest} (min_new_tokens, "
+                "max_new_tokens or max_length, max_position_embeddings)"
             )
         return lengths.unsqueeze(1)
 
@@ -461,9 +436,10 @@ class YanGenerationMixin(YanSamplingMixin, YanGenerationOptionsMixin):
         first = torch.arange(batch_size * priors, device=device) * num_lengths
         best_length = scores.view(-1, num_lengths).argmax(-1) + first
         best_length = best_length.view(batch_size, priors)
-        by_prior, repeated = best_distinct(
-            ids[best_length], scores[best_length], lengths[best_length], returned, options.sampling.eos_token_ids
-        )
+        candidates = best_length.flatten()
+        positions = self._text_positions(ids[candidates], lengths[candidates], options)
+        texts = take_positions(ids[candidates], positions, -1).view(batch_size, priors, -1)
+        by_prior, repeated = best_distinct(texts, scores[best_length], returned)
         if returned > 1 and bool(repeated.any()):
             logger.warning_once(
                 f"num_return_sequences={returned}, but some of the texts are equal: {priors} priors led to no more "

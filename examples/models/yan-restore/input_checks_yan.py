@@ -3,7 +3,7 @@
 import math
 import numbers
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -96,6 +96,20 @@ def check_mask(name: str, mask: object, shape: tuple[int, int], of: str) -> None
         raise ValueError(f"{name} holds values other than 0 and 1; pass 1 at tokens and 0 at padding")
 
 
+def check_no_gaps(name: str, mask: torch.Tensor) -> None:
+    """
+    Raises:
+        ValueError: for a mask (B, L) with padding between the tokens of a row.
+    """
+    begins = mask.bool().int().diff(dim=-1, prepend=mask.new_zeros(len(mask), 1, dtype=torch.int)) == 1
+    rows = (begins.sum(-1) > 1).nonzero().flatten().tolist()
+    if rows:
+        raise ValueError(
+            f"{name} has padding between the tokens of rows {rows[:5]}; with length_head='source' it may stand before "
+            "or behind them alone"
+        )
+
+
 def check_finite(name: str, values: object) -> None:
     """
     Raises:
@@ -119,6 +133,81 @@ def check_number(
     fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and allowed(value)
     if not fits:
         raise ValueError(f"{name}={value!r} must be {expected}")
+
+
+def check_source(
+    config,
+    input_ids: torch.LongTensor | None,
+    attention_mask: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None = None,
+    encoder_outputs=None,
+) -> tuple[torch.Tensor] | None:
+    """
+    Args:
+        config: of the model that reads the source.
+        encoder_outputs: states (B, Lx, d), alone or as an encoder returns them; `input_ids` stand beside them where an
+            answer copies from them.
+
+    Returns:
+        The states as the first of a tuple; None where there are none.
+
+    Raises:
+        ValueError: unless there is one source, with at least one token in each row and no more than the model reads.
+    """
+    if isinstance(encoder_outputs, Mapping):
+        encoder_outputs = (encoder_outputs["last_hidden_state"],)
+    elif torch.is_tensor(encoder_outputs):
+        encoder_outputs = (encoder_outputs,)
+    states = None if encoder_outputs is None else encoder_outputs[0]
+    given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "encoder_outputs": states}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given or ("inputs_embeds" in given and len(given) > 1):
+        raise ValueError(
+            "pass input_ids (or one of inputs_embeds and encoder_outputs; input_ids beside the latter where an answer "
+            "copies from them)"
+        )
+    if config.canvas_from_source:
+        check_copied(input_ids)
+    if input_ids is not None:
+        check_token_ids("input_ids", input_ids, config.vocab_size)
+    for name, value in given.items():
+        if name != "input_ids":
+            check_finite(name, value)
+        if value.dim() != (2 if name == "input_ids" else 3):
+            expected = f"(batch, length{', hidden size' * (name != 'input_ids')})"
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {expected}")
+        if 0 in value.shape[:2]:
+            raise ValueError(f"{name} is empty, shape {tuple(value.shape)}; give at least one token per row")
+    name, shape = next((name, value.shape[:2]) for name, value in given.items())
+    if any(value.shape[:2] != shape for value in given.values()):
+        raise ValueError(f"batch and length must agree: {', '.join(f'{n} {tuple(v.shape)}' for n, v in given.items())}")
+    check_lengths(config, name, shape, attention_mask)
+    return None if states is None else (states,)
+
+
+def check_lengths(config, name: str, shape: tuple[int, int], attention_mask: torch.Tensor | None) -> None:
+    """
+    Args:
+        name, shape: of the source.
+
+    Raises:
+        ValueError: for a mask that is none, or that says of a row that it is empty or longer than the model reads.
+    """
+    longest = shape[1]
+    if attention_mask is not None:
+        check_mask("attention_mask", attention_mask, shape, name)
+        lengths = attention_mask.bool().sum(-1).tolist()
+        empty = [row for row, length in enumerate(lengths) if length == 0]
+        if empty:
+            raise ValueError(f"attention_mask has rows without any token, {empty[:5]}; drop empty sources")
+        if config.canvas_from_source:
+            check_no_gaps("attention_mask", attention_mask)
+        longest = max(lengths)
+    if longest > config.max_position_embeddings:
+        raise ValueError(
+            f"{name} has {longest} tokens, more than max_position_embeddings={config.max_position_embeddings}; pass "
+            "truncation=True to the tokenizer or the pipeline"
+        )
 
 
 def check_generator(generator: object) -> None:
@@ -175,7 +264,9 @@ __all__ = [
     "check_generator",
     "check_labels",
     "check_mask",
+    "check_no_gaps",
     "check_number",
+    "check_source",
     "check_streamer",
     "check_tensor",
     "check_token_ids",

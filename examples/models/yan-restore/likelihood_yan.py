@@ -8,7 +8,7 @@ from .canvas_yan import canvas_lengths, length_mask, source_lengths, target_canv
 from .copying_yan import CopySource
 from .ctc_yan import ctc_nll, ctc_prefix_log_prob, texts_first
 from .generation_options_yan import GenerationOptions
-from .input_checks_yan import check_finite, check_generator, check_labels, check_number, check_tensor
+from .input_checks_yan import check_finite, check_generator, check_labels, check_number, check_source, check_tensor
 from .sampling_yan import cut_lengths, draw_noise, given_noise, row_seeds
 
 
@@ -73,7 +73,7 @@ class YanLikelihoodMixin:
         options = self.generation_options()
         check_number("num_priors", num_priors, allowed=lambda x: x >= 1, expected="a whole number above 0", whole=True)
         check_generator(generator)
-        self._check_inputs(input_ids, attention_mask, None, None)
+        check_source(self.config, input_ids, attention_mask)
         if prior_noise is not None:
             check_finite("prior_noise", prior_noise)
             num_priors = prior_noise.shape[1] if prior_noise.dim() == 4 else 1

@@ -179,10 +179,12 @@ def restore(
             sentences are those of wrapped text.
         batch_size: windows that are written together.
         seed: of the noise of every window.
-        **generate_kwargs: options of `generate()`; a `generator` among them takes the place of `seed`.
+        **generate_kwargs: options of `generate()`, but for the number and the length of answers; a `generator` among
+            them takes the place of `seed`.
 
     Raises:
-        ValueError: for what is no text, limits that are out of range, and a window that the model has no room for.
+        ValueError: for what is no text, limits that are out of range, a window that the model has no room for, and
+            options that would cut an answer off or give several.
     """
     _check_parts(model, tokenizer, text, generate_kwargs)
     limits = Limits(max_edit, max_word_edit, min_confidence, min_spelling_confidence, _pattern(keep))
@@ -190,7 +192,8 @@ def restore(
     if allowed is not None:
         of_text = {word_key(word) for word in plain_signs(text).split()}
         limits = replace(limits, is_word=lambda word: word in of_text or word in allowed)
-    check_number("seed", seed, allowed=lambda x: True, expected="a whole number", whole=True)
+    fitting = "a whole number from 0 to below 2**63"
+    check_number("seed", seed, allowed=lambda x: 0 <= x < 2**63, expected=fitting, whole=True)
     window, overlap = _check(model, tokenizer, limits, window, overlap, batch_size)
     # 1.
     spans = word_spans(text)
@@ -230,14 +233,23 @@ def _check_parts(model, tokenizer, text, generate_kwargs: dict) -> None:
         raise ValueError(f"tokenizer is of type {type(tokenizer).__name__}; pass the model's tokenizer")
     if not isinstance(text, str):
         raise ValueError(f"text is of type {type(text).__name__}: {text!r:.60}; pass one text")
-    if generate_kwargs.get("num_return_sequences") not in (None, 1):
-        raise ValueError(
-            f"num_return_sequences={generate_kwargs['num_return_sequences']}: a window has one answer; use "
-            "num_candidates to choose the best of several"
-        )
+    config = generate_kwargs.get("generation_config")
+    for returned in (generate_kwargs.get("num_return_sequences"), getattr(config, "num_return_sequences", None)):
+        if returned not in (None, 1):
+            raise ValueError(
+                f"num_return_sequences={returned}: a window has one answer; use num_candidates to choose the best of "
+                "several"
+            )
     for name in ("max_new_tokens", "max_length"):
         if generate_kwargs.get(name) is not None:
             raise ValueError(f"{name}={generate_kwargs[name]} would cut answers off; pass window for shorter pieces")
+    longest, room = _longest_answer(config), model_room(model, tokenizer)
+    # A copy of the model's own config has a limit, too, and cuts nothing off.
+    if longest is not None and (room is None or longest < room):
+        raise ValueError(
+            f"generation_config allows answers of {longest} tokens, which would cut them off; leave max_new_tokens and "
+            "max_length out of it, and pass window for shorter pieces"
+        )
 
 
 def _pattern(keep: object) -> re.Pattern | None:
@@ -293,13 +305,19 @@ def _check(model, tokenizer, limits: Limits, window, overlap, batch_size) -> tup
 def model_room(model, tokenizer) -> int | None:
     """Tokens that a text may have to be read and written whole; None where nothing tells."""
     config, options = getattr(model, "config", None), getattr(model, "generation_config", None)
-    rooms = [getattr(tokenizer, "model_max_length", None), getattr(options, "max_new_tokens", None)]
+    rooms = [getattr(tokenizer, "model_max_length", None), _longest_answer(options)]
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None:
         rooms.append(text_room(positions, getattr(config, "canvas_ratio", 1)))
     # What a tokenizer that knows no limit says is a very large number.
     known = [room for room in rooms if room is not None and room < 1e6]
     return min(known, default=None)
+
+
+def _longest_answer(generation_config: object) -> int | None:
+    """Tokens that it lets an answer have; None for no limit, and for what is no config."""
+    longest = getattr(generation_config, "max_new_tokens", None)
+    return getattr(generation_config, "max_length", None) if longest is None else longest
 
 
 def _word_sizes(tokenizer, text: str, spans: list[tuple[int, int]]) -> list[int | None]:
