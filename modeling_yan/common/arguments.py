@@ -139,6 +139,14 @@ def given_flags(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[s
     return given
 
 
+def hosts_encoder(name_or_path: str) -> bool:
+    """Whether a model is one around a pretrained encoder. What cannot be read is none: loading it says more."""
+    try:
+        return getattr(read_config(name_or_path), "encoder_config", None) is not None
+    except (OSError, ValueError):
+        return False
+
+
 def default_rates(parser: HfArgumentParser, defaults: Mapping, given: Mapping[str, str]) -> dict[str, float]:
     """
     The defaults' learning rates of parts, but for parts that are frozen. A pretrained encoder of a model that is loaded
@@ -146,7 +154,7 @@ def default_rates(parser: HfArgumentParser, defaults: Mapping, given: Mapping[st
     """
     rates = {name: defaults[name] for name in RATES if name in defaults}
     loaded = None if "encoder" in given else given.get("model_name_or_path")
-    if loaded is not None and getattr(read_config(loaded), "encoder_config", None) is not None:
+    if loaded is not None and hosts_encoder(loaded):
         hosted = read_recipe(str(configuration_path("training", HOSTED_MODEL_DEFAULTS)), parser)
         rates["encoder_learning_rate"] = hosted["encoder_learning_rate"]
     frozen = ModelArguments(freeze=given.get("freeze", "")).frozen_parts

@@ -235,7 +235,8 @@ def build_model(
     overrides = {"attn_implementation": arguments.attn_implementation, **arguments.overrides}
     if arguments.model_name_or_path is not None:
         # Weights saved in bfloat16 would swallow small updates; mixed precision is Trainer's (--bf16).
-        check_tokenizer_fits(tokenizer, config)
+        if tokenizer is not None:
+            check_tokenizer_fits(tokenizer, config)
         with reading_base(arguments) as name:
             model, missing = read_model_and_gaps(model_class, name, dtype=torch.float32, **overrides)
             if whole:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import HfArgumentParser, PreTrainedTokenizerBase, Seq2SeqTrainingArguments
 
 from modeling_yan.common.arguments import ModelArguments, parse_arguments
-from modeling_yan.common.building import load_tokenizer
+from modeling_yan.common.building import check_model_arguments, load_tokenizer
 from modeling_yan.common.hub import TOKENIZER_FILES, read_tokenizer
 from modeling_yan.common.settings import SETTINGS_FILE, fingerprint_files, settle
 from modeling_yan.data.loading import first_rows
@@ -23,7 +23,6 @@ from modeling_yan.data.tasks import Task, evaluation_rows, group_references
 from modeling_yan.data.tokenization import mask_token_of, set_truncation_side
 from modeling_yan.evaluation.text_generation import iterate_answers, load_text_model
 from modeling_yan.training.flow import FlowDataArguments, check_flow_arguments, train_flow
-from modeling_yan.training.runs import prepare_run
 
 # Answers so far, hidden: whoever loads the folder as a data set would take them for the whole.
 ANSWERS = ".answers.jsonl"
@@ -250,7 +249,7 @@ def distill(
             "out"
         )
     if not arguments.only_write:
-        prepare_run(training, model_arguments)
+        check_model_arguments(model_arguments)
     with training.main_process_first(local=False, desc="the teacher's answers"):
         if training.process_index == 0:
             trusted = model_arguments.trust_remote_code
