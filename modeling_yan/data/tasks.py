@@ -36,6 +36,13 @@ def _sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+", text.strip())
 
 
+def _without_last_word(text: str) -> str:
+    before, *last = text.rsplit(maxsplit=1)
+    if not last:
+        raise BadRow("the text has one word: nothing would be left before it")
+    return before
+
+
 def _mask_sentence(values: list[str], *, mask_token: str, index: int) -> str:
     sentences = _sentences(values[0])
     if index >= len(sentences):
@@ -114,7 +121,7 @@ DERIVED_COLUMNS: dict[str, Callable] = {
     "label": lambda values, **options: f"{values[0]} {_label_name(values, **options)}",
     "label_name": _label_name,
     "last_word": lambda values, **_: values[0].split()[-1],
-    "without_last_word": lambda values, **_: values[0].rsplit(maxsplit=1)[0],
+    "without_last_word": lambda values, **_: _without_last_word(values[0]),
     "mask_spans": lambda values, *, mask_token, **options: _mask_spans(values[0], mask_token=mask_token, **options),
     "corrupt": lambda values, *, mask_token, **options: _corrupt(values[0], **options),
     "mask_sentence": lambda values, *, mask_token, index: _mask_sentence(values, mask_token=mask_token, index=index),

@@ -149,6 +149,11 @@ def test_messy_rows_are_dropped_and_counted_or_raise(caplog):
         Task.load("e2e_nlg").build(Dataset.from_list([{"meaning_representation": "x", "human_reference": " "}]))
 
 
+def test_a_text_of_one_word_has_nothing_before_its_last():
+    with pytest.raises(ValueError, match="row 1: the text has one word"):
+        Task.load("rocstories_last_word").build(Dataset.from_list([{"text": " Word. "}]), "<mask>")
+
+
 def test_missing_columns_are_named():
     with pytest.raises(ValueError, match=r"'human_reference'.*meaning_representation"):
         Task.load("e2e_nlg").build(Dataset.from_list([{"meaning_representation": "x"}]))
@@ -192,7 +197,6 @@ def test_references_are_texts_and_what_is_missing_among_them_is_left_out(given, 
         ("join", ["a", 2], "a 2"),
         ("shortest", [10, 2], "2"),
         ("last_word", 3, "3"),
-        ("without_last_word", 3, "3"),
         ("last_word", " ", "column 'x' is blank"),
         *((name, {"y": 1}, f"'{name}' of 't' needs texts, and column 'x' holds a dict") for name in TEXT_FUNCTIONS),
     ],
