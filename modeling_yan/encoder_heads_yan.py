@@ -14,6 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from .base_model_yan import FLOW_KEYS, YanModel
 from .configuration_yan import YanConfig
 from .layers_yan import masked_mean_pool
+from .outputs_yan import YanModelOutput
 from .pretrained_yan import YanPreTrainedModel
 
 
@@ -30,6 +31,10 @@ class _YanEncoderWithHead(YanPreTrainedModel):
         self.num_labels = config.num_labels
         self.model = YanModel(config, add_velocity_field=False)
         self.dropout = nn.Dropout(config.classifier_dropout)
+
+    def _read(self, *source, **kwargs) -> YanModelOutput:
+        """What the encoder makes of a source, by name whatever `config.return_dict` says."""
+        return self.model(*source, return_dict=True, **kwargs)
 
 
 class YanForSequenceClassification(_YanEncoderWithHead):
@@ -53,8 +58,7 @@ class YanForSequenceClassification(_YanEncoderWithHead):
         """
         `labels`: (B,) class ids, or floats for regression and multi-label problems, as `config.problem_type` says.
         """
-        kwargs |= {"token_type_ids": token_type_ids, "return_dict": True}
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
+        outputs = self._read(input_ids, attention_mask, inputs_embeds, token_type_ids=token_type_ids, **kwargs)
         logits = self.classifier(self.dropout(masked_mean_pool(outputs.last_hidden_state, attention_mask)))
         loss = None
         if labels is not None:
@@ -83,8 +87,7 @@ class YanForTokenClassification(_YanEncoderWithHead):
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """`labels`: (B, L) class ids, -100 ignored."""
-        kwargs |= {"token_type_ids": token_type_ids, "return_dict": True}
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
+        outputs = self._read(input_ids, attention_mask, inputs_embeds, token_type_ids=token_type_ids, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
         return TokenClassifierOutput(
@@ -112,8 +115,7 @@ class YanForQuestionAnswering(_YanEncoderWithHead):
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """`start_positions`, `end_positions`: (B,) token indices of the answer's ends."""
-        kwargs |= {"token_type_ids": token_type_ids, "return_dict": True}
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
+        outputs = self._read(input_ids, attention_mask, inputs_embeds, token_type_ids=token_type_ids, **kwargs)
         start_logits, end_logits = self.qa_outputs(self.dropout(outputs.last_hidden_state)).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:

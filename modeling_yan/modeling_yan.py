@@ -192,8 +192,9 @@ class YanForConditionalGeneration(YanPreTrainedModel, YanGenerationMixin, YanLik
         # `generate` passes over them, too: a source is one text, in training (Trainer drops the column) as afterwards.
         kwargs.pop("token_type_ids", None)
         # 1. Read the source.
-        kwargs |= {"encoder_outputs": encoder_outputs, "return_dict": True}
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
+        outputs = self.model(
+            input_ids, attention_mask, inputs_embeds, encoder_outputs=encoder_outputs, return_dict=True, **kwargs
+        )
         source = outputs.last_hidden_state
         if generator is None and not self.training and labels is not None:
             generator = torch.Generator(source.device).manual_seed(0)

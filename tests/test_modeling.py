@@ -522,3 +522,22 @@ def test_model_without_flow_rejects_a_canvas():
         model(torch.full((1, 4), 5), x_t=torch.zeros(1, 4, 16), timesteps=torch.zeros(1))
     with pytest.raises(ValueError, match="timesteps"):
         tiny_model(YanModel)(torch.full((1, 4), 5), x_t=torch.zeros(1, 4, 16))
+
+
+@pytest.mark.parametrize(
+    "model_class",
+    [
+        YanModel,
+        YanForMaskedLM,
+        YanForSequenceClassification,
+        YanForTokenClassification,
+        YanForQuestionAnswering,
+    ],
+)
+def test_a_config_may_ask_for_tuples(model_class):
+    model, (ids, mask) = tiny_model(model_class), source_batch()
+    expected = model(ids, mask).to_tuple()
+    model.config.return_dict = False
+    found = model(ids, mask)
+    assert isinstance(found, tuple)
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)

@@ -274,9 +274,7 @@ def distill(
 
 
 def answers_as_data(data: FlowDataArguments, folder: str) -> FlowDataArguments:
-    """
-    Arguments for training on all answers in a folder, with lengths that fit them where none were asked for.
-    """
+    """Arguments for training on all answers in a folder, with lengths that fit them where none were asked for."""
     left_out = dict.fromkeys((*FILES, "source_column", "target_column", "dataset_config_name", "max_train_samples"))
     answers = replace(data, **left_out, task=str(Path(folder) / TASK_FILE), dataset_name=folder)
     answers.fits_lengths = True
