@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
+from modeling_yan.data.loading import first_rows
 from modeling_yan.data.tasks import Task
 
 
@@ -34,18 +35,19 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
     )
 
 
-def mix_splits(parts: Sequence[Mapping[str, Dataset]], seed: int) -> DatasetDict:
+def mix_splits(parts: Sequence[Mapping[str, Dataset]], seed: int, max_train_rows: int | None = None) -> DatasetDict:
     """
     The rows of all parts, a split of a name from all that have one, in an order that depends on the seed alone: the
     first rows are of all parts.
 
     Args:
         parts: name of a split -> rows with the same columns.
+        seed: of the order and of the choice of training rows.
+        max_train_rows: training rows that a part may have at most (examples-proportional mixing with a limit, Raffel
+            et al. 2020, section 3.5.2); None for all.
     """
     names = dict.fromkeys(name for splits in parts for name in splits)
-    return DatasetDict(
-        {
-            name: concatenate_datasets([splits[name] for splits in parts if name in splits]).shuffle(seed=seed)
-            for name in names
-        }
-    )
+    rows = {name: [splits[name] for splits in parts if name in splits] for name in names}
+    if max_train_rows is not None:
+        rows["train"] = [first_rows(part.shuffle(seed=seed), max_train_rows) for part in rows["train"]]
+    return DatasetDict({name: concatenate_datasets(of_parts).shuffle(seed=seed) for name, of_parts in rows.items()})

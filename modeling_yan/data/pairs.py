@@ -47,6 +47,13 @@ class PairArguments:
             "file. Several, parted by commas, are learned by one model; dataset_name then has a data set for each."
         },
     )
+    max_rows_per_task: int | None = field(
+        default=None,
+        metadata={
+            "help": "Of several tasks: training rows of each at most, drawn at random, so that a large data set leaves "
+            "room for the others; all by default."
+        },
+    )
     validation_split_percentage: int = field(
         default=5,
         metadata={"help": "Share of the training rows that is held out where there are no validation rows; 0: none."},
@@ -75,7 +82,8 @@ class PairArguments:
                 f"task={self.task} names {len(tasks)} tasks; give --dataset_name a data set for each, in the same "
                 f"order, parted by commas, not {self.dataset_name}"
             )
-        return [replace(self, task=task, dataset_name=name) for task, name in zip(tasks, names, strict=True)]
+        alone = replace(self, max_rows_per_task=None)
+        return [replace(alone, task=task, dataset_name=name) for task, name in zip(tasks, names, strict=True)]
 
 
 def check_pair_arguments(arguments: PairArguments) -> None:
@@ -108,6 +116,11 @@ def check_pair_arguments(arguments: PairArguments) -> None:
         raise ValueError(
             f"dataset_config_name={arguments.dataset_config_name} goes with one data set; leave it out, or train on "
             f"one of {arguments.dataset_name}"
+        )
+    if arguments.max_rows_per_task is not None and len(arguments.parts) == 1:
+        raise ValueError(
+            f"max_rows_per_task={arguments.max_rows_per_task} goes with several tasks; leave it out, or name them, "
+            "parted by commas"
         )
     if not 0 <= arguments.validation_split_percentage < 100:
         raise ValueError(
@@ -263,7 +276,8 @@ def load_pairs(arguments: PairArguments, mask_token: str | None = None, seed: in
     check_pair_arguments(arguments)
     if len(arguments.parts) > 1:
         loaded = [load_pairs(part, mask_token, seed) for part in arguments.parts]
-        return join_tasks([task for task, _ in loaded]), mix_splits([splits for _, splits in loaded], seed)
+        parts = [splits for _, splits in loaded]
+        return join_tasks([task for task, _ in loaded]), mix_splits(parts, seed, arguments.max_rows_per_task)
     task = None if arguments.task is None else Task.load(arguments.task)
     splits = read_splits(arguments)
     if task is None:
