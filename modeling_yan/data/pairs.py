@@ -122,6 +122,8 @@ def check_pair_arguments(arguments: PairArguments) -> None:
             f"max_rows_per_task={arguments.max_rows_per_task} goes with several tasks; leave it out, or name them, "
             "parted by commas"
         )
+    if arguments.max_rows_per_task is not None and arguments.max_rows_per_task < 1:
+        raise ValueError(f"max_rows_per_task={arguments.max_rows_per_task} must be at least 1")
     if not 0 <= arguments.validation_split_percentage < 100:
         raise ValueError(
             f"validation_split_percentage={arguments.validation_split_percentage} must be at least 0 and less than 100"

@@ -69,9 +69,21 @@ def test_a_task_that_is_named_twice_is_read_twice_and_holds_the_same_rows_out(tw
     assert not set(splits["train"]["source"]) & set(splits["validation"]["source"])
 
 
+def test_a_large_task_leaves_room_for_the_others(two_tasks):
+    splits = read(max_rows_per_task=20)[1]
+    headings = [source.split(":")[0] for source in splits["train"]["source"]]
+    # 19 capitals are all there are; sums are drawn, not the first ones.
+    assert (headings.count("capital of"), headings.count("sum")) == (19, 20)
+    assert not set(splits["train"]["source"]) >= {f"sum: {i} {i}" for i in range(20)}
+    assert len(splits["validation"]) == 7
+    assert splits["train"]["source"][:] == read(max_rows_per_task=20)[1]["train"]["source"][:]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"task": "a", "dataset_name": "c", "max_rows_per_task": 3}, "max_rows_per_task=3 goes with several tasks"),
+        ({"task": "a,b", "dataset_name": "c,d", "max_rows_per_task": 0}, "max_rows_per_task=0 must be at least 1"),
         ({"task": "a,b", "dataset_name": "c"}, "task=a,b names 2 tasks; give --dataset_name a data set for each"),
         ({"task": "a,b", "dataset_name": "c,"}, "parted by commas, not c,"),
         ({"task": "a,b", "train_file": "c.csv"}, "task=a,b names 2 tasks"),
