@@ -9,7 +9,8 @@ few sentences, split by document.
 `--documents` takes data sets (a folder or Hub name, and a column behind a colon), and folders of text files and of
 Standard Ebooks, whose chapters are documents. Splits that a data set has stay; where it has `train` alone, `--held_out`
 of its documents go to validation and as many to test. Rows without a text are left out and counted. The words of the
-training texts are written to lexicon.txt.
+training texts are written to lexicon.txt, and those of `--word_counts`, which know the rare words that the texts lack:
+files with a word and its count a line, such as `frequency_dictionary_en_82_765.txt` of symspellpy.
 """
 
 import argparse
@@ -111,11 +112,15 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="folder to be written, new or empty")
     parser.add_argument("--held_out", type=float, default=0.02, help="share of documents in validation, and in test")
     parser.add_argument("--most_words", type=int, default=48, help="words of the longest text")
+    parser.add_argument(
+        "--word_counts", nargs="*", type=Path, default=[], help="files of words and how frequent they are"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the texts' lengths")
     arguments = parser.parse_args()
     if not 0 <= arguments.held_out < 0.5:
         raise ValueError(f"--held_out {arguments.held_out} must be at least 0 and less than 0.5")
     check_destination(arguments.output_dir)
+    word_counts = [Lexicon.from_counts(path) for path in arguments.word_counts]
     texts: dict[str, list[dict]] = {}
     for given in arguments.documents:
         for split, rows in windows_by_split(read_documents(given), arguments).items():
@@ -136,7 +141,9 @@ def main() -> None:
             # The first rows of a split are then from everywhere.
             random.Random(arguments.seed).shuffle(rows)
             Dataset.from_list(rows).to_parquet(folder / f"{split}.parquet")
-        Lexicon.count(row["text"] for row in texts.get("train", [])).save_pretrained(folder)
+        own = Lexicon.count(row["text"] for row in texts["train"])
+        # Other texts count as much as these, however many they were.
+        sum((other.scaled(own.total) for other in word_counts), own).save_pretrained(folder)
     for split, rows in texts.items():
         print(f"{split}: {len(rows):,} texts, {sum(len(row['text'].split()) for row in rows):,} words")
 

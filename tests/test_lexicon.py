@@ -34,7 +34,7 @@ def lexicon() -> Lexicon:
         ("rarer", None),  # what is rare itself stands for nothing
         ("café", None),
         ("stat1on", None),
-        ("isthe", "is the"),  # two words, both frequent
+        ("isthe", "is the"),  # two words
         ("israre", "is rare"),
         ("isno", None),
     ],
@@ -73,25 +73,25 @@ def test_which_texts_are_of_its_language(lexicon, text, known):
 
 
 def test_three_letters_stand_for_a_very_frequent_word_or_none():
-    assert Lexicon({"the": 10**6, "fir": 150}).meant("fri") is None
-    assert Lexicon({"the": 10**6, "for": 250}).meant("fro") == "for"
-    assert Lexicon({"the": 10**6, "fire": 150}).meant("fier") == "fire"
+    assert Lexicon({"the": 10**6, "fir": 45}).meant("fri") is None
+    assert Lexicon({"the": 10**6, "for": 55}).meant("fro") == "for"
+    assert Lexicon({"the": 10**6, "fire": 45}).meant("fier") == "fire"
 
 
 def test_rare_words_are_not_taken_for_halves():
-    assert Lexicon({"the": 10**6, "rare": 10}).meant("therare") is None
-    assert Lexicon({"the": 10**6, "rare": 30}).meant("therare") == "the rare"
+    assert Lexicon({"the": 10**6, "rare": 4}).meant("therare") is None
+    assert Lexicon({"the": 10**6, "rare": 6}).meant("therare") == "the rare"
 
 
 def test_a_word_of_two_letters_stands_for_one_of_the_most_frequent():
-    assert Lexicon({"the": 10**6, "to": 2999}).meant("ot") is None
-    assert Lexicon({"the": 10**6, "to": 3000}).meant("ot") == "to"
+    assert Lexicon({"the": 10**6, "to": 999}).meant("ot") is None
+    assert Lexicon({"the": 10**6, "to": 1000}).meant("ot") == "to"
 
 
 def test_a_known_word_is_misspelled_where_another_is_thousands_of_times_as_frequent():
-    assert Lexicon({"are": 6000, "aare": 2}).meant("aare") == "are"
-    assert Lexicon({"are": 5999, "aare": 2}).meant("aare") is None
-    assert Lexicon({"are": 6000, "aare": 2}).mended("are aare we") == "are are we"
+    assert Lexicon({"are": 2000, "aare": 2}).meant("aare") == "are"
+    assert Lexicon({"are": 1999, "aare": 2}).meant("aare") is None
+    assert Lexicon({"are": 2000, "aare": 2}).mended("are aare we") == "are are we"
 
 
 def test_neighbours_decide_between_several_words():
@@ -144,6 +144,25 @@ def test_a_lexicon_that_was_written_anew_is_read_anew(lexicon, tmp_path):
     assert more.counts == {**WORDS, "kublai": 1, "is": 81, "there": 51}
     more.save_pretrained(tmp_path)
     assert "kublai" in Lexicon.from_pretrained(tmp_path)
+
+
+def test_words_of_other_texts_count_as_much_as_the_own_ones(tmp_path):
+    path = tmp_path / "english.txt"
+    path.write_text("\ufeffThe 9000\nO'Clock 900\nthe 90\nx-ray 7\nswerve 3\nof the 30\nan x-ray 4\n", encoding="utf-8")
+    other = Lexicon.from_counts(path)
+    assert other.counts == {"the": 9090, "oclock": 900, "swerve": 3}
+    assert other.pairs == {("of", "the"): 30}
+    scaled = other.scaled(100)
+    assert scaled.counts == {"the": 91, "oclock": 9, "swerve": 1}
+    assert scaled.pairs == {("of", "the"): 1}
+    # A rare word stays, which would be another one's misspelling without them.
+    own = Lexicon({"the": 90, "serve": 10})
+    assert own.meant("swerve") == "serve"
+    assert (own + scaled).meant("swerve") is None
+    assert Lexicon({}).scaled(100).counts == {}
+    path.write_text("swerve\n")
+    with pytest.raises(ValueError, match=r"english\.txt must hold one or two words and how often they occur a line"):
+        Lexicon.from_counts(path)
 
 
 def test_words_of_ones_own_are_known_and_meant(lexicon):
@@ -213,7 +232,7 @@ def test_restore_lets_changes_of_letters_write_known_words_alone(lexicon):
     text = "where is thee kubali the station Kublai is there"
     restored = restore(Copies(tokenizer, mend), tokenizer, text, lexicon=Lexicon({**WORDS, "thee": 1}))
     # "there" is a word, "kublai" one of the text, "zee" none.
-    assert restored.text == "There, is thee Kublai. the station Kublai is there"
+    assert restored.text == "There, is thee Kublai. The station Kublai is there"
     unknown = restore(Copies(tokenizer, lambda text: text.replace("where", "Weer,")), tokenizer, text, lexicon=lexicon)
     assert unknown.text.startswith("Where, is the")
 
@@ -255,7 +274,7 @@ def test_links_get_no_marks_of_a_refused_change(lexicon):
     [(0.9, "Nation,"), (0.3, "Station,")],
 )
 def test_the_lexicons_letters_are_made_where_a_change_is_refused(lexicon, confidence, made):
-    limits = Limits(None, None, None, 0.8, None, is_word=lexicon.__contains__)
+    limits = Limits(None, None, None, 0.8, None, None, is_word=lexicon.__contains__)
     change = Change(0, 1, "Nation,", confidence)
     assert safe_changes(["statoin"], ["station"], [change], limits) == [Change(0, 1, made, confidence)]
 

@@ -10,7 +10,14 @@ from transformers import GenerationConfig
 
 from modeling_yan.data.tokenization import train_tokenizer
 from modeling_yan.restoration_yan import Edit, apply_edits, model_room, restore
-from modeling_yan.text_changes_yan import Answer, Change, compare_words, join_windows, without_lone_quotes
+from modeling_yan.text_changes_yan import (
+    Answer,
+    Change,
+    compare_words,
+    join_windows,
+    with_capitals_behind_ends,
+    without_lone_quotes,
+)
 from modeling_yan.text_windows_yan import (
     NOTHING,
     PARAGRAPH,
@@ -380,6 +387,48 @@ def test_what_is_unsure_stays(tokenizer):
         restored(tokenizer, str.upper, text, min_confidence=0.2)
 
 
+def test_commas_that_are_unsure_are_left_out(tokenizer):
+    def score(token):
+        return -0.6 if "," in token else -0.1
+
+    text = "where is the station and, well, 1,000 of it"
+    model = FakeModel(tokenizer, lambda source: source.replace("where", "There,").replace("station", "station,"), score)
+    # exp(-0.6) is 0.55. What else the change of a word holds is made.
+    kept = restore(model, tokenizer, text, min_spelling_confidence=None)
+    assert kept.text == "There is the station and, well, 1,000 of it"
+    for least in (0.5, None):
+        free = restore(model, tokenizer, text, min_spelling_confidence=None, min_comma_confidence=least)
+        assert free.text == "There, is the station, and, well, 1,000 of it"
+    # Commas that stand are nobody's to leave out, and a model that tells nothing is believed.
+    louder = FakeModel(tokenizer, lambda source: source.replace("well,", "Well,"), score)
+    assert restore(louder, tokenizer, text).text == text.replace("well", "Well")
+    assert restored(tokenizer, lambda source: source.replace("station", "station,"), text).text.count(",") == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "replacements", "expected"),
+    [
+        ("we left then it rained", {1: "left."}, {1: "left.", 2: "Then"}),
+        ("we left then it rained", {1: "left?", 2: "then,"}, {1: "left?", 2: "Then,"}),
+        ('we left "then it rained', {1: "left!"}, {1: "left!", 2: '"Then'}),
+        ("we left dont go", {1: "left.", 2: "don't"}, {1: "left.", 2: "Don't"}),
+        # The source's own ends, which may be those of abbreviations, commas, the last word, and what is no small word.
+        ("it left. then i", {1: "Left."}, {1: "Left."}),
+        ("we left then it rained", {1: "left,"}, {1: "left,"}),
+        ("we left then it rained", {4: "rained."}, {4: "rained."}),
+        ("we left iPhone", {1: "left."}, {1: "left."}),
+        ("we left 9pm", {1: "left."}, {1: "left."}),
+        ("we left `then`", {1: "left."}, {1: "left."}),
+        ("we left a.org", {1: "left."}, {1: "left."}),
+        ("we left - then", {1: "left."}, {1: "left."}),
+    ],
+)
+def test_what_stands_behind_a_new_end_of_a_sentence_begins_with_a_capital(words, replacements, expected):
+    changes = [Change(place, place + 1, text, 0.9) for place, text in replacements.items()]
+    found = with_capitals_behind_ends(words.split(), changes)
+    assert found == [Change(place, place + 1, text, 0.9) for place, text in expected.items()]
+
+
 def test_equal_windows_are_written_once_and_others_together(tokenizer):
     model = FakeModel(tokenizer, sentence)
     text = "\n\n".join(["who is it", "how far", "who is it", "where", "me"])
@@ -417,6 +466,7 @@ def test_a_models_text_depends_neither_on_batches_nor_on_the_call(tokenizer, bla
         ({"max_word_edit": -0.1}, "max_word_edit=-0.1 must be"),
         ({"min_confidence": "high"}, "min_confidence='high' must be"),
         ({"min_spelling_confidence": 7}, "min_spelling_confidence=7 must be"),
+        ({"min_comma_confidence": -1}, "min_comma_confidence=-1 must be"),
         ({"batch_size": 0}, "batch_size=0 must be a whole number above 0"),
         ({"window": 65}, "window=65 must be a whole number from 2 to 64"),
         ({"window": 1}, "window=1 must be"),

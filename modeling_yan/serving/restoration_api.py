@@ -26,6 +26,7 @@ class RestorationRequest(BaseModel):
     max_word_edit: float | None = None
     min_confidence: float | None = None
     min_spelling_confidence: float | None = None
+    min_comma_confidence: float | None = None
     lexicon: Literal["model"] | None = "model"
     split_lines: bool = False
     num_inference_steps: int | None = None
