@@ -1,6 +1,7 @@
 """The stock trainers with every loss term in their logs and, optionally, an average of the weights."""
 
 import inspect
+import itertools
 import logging
 import shutil
 import time
@@ -116,24 +117,36 @@ class RankSeedCallback(TrainerCallback):
 
 class EpochLengthSampler(LengthGroupedSampler):
     """
-    Rows of similar lengths together, in an order that seed and epoch alone decide: the same in every process, whatever
-    each has drawn, and after a resume.
+    Batches of rows of similar lengths, in an order that seed and epoch alone decide: the same in every process,
+    whatever each has drawn, and after a resume.
+
+    The batches themselves are shuffled. `LengthGroupedSampler` leaves them sorted, from long to short every 50, so that
+    a model forgets one kind of rows while it learns another. As there, the longest batch comes first, where a want of
+    memory shows at once.
 
     Args:
         batch_size: rows of similar length.
+        together: batches that follow each other, those that all processes read at the same time.
         lengths: of all rows.
         seed: of the orders.
         epoch: tells which epoch it is when an order is drawn. A `set_epoch` would not be called for an epoch that two
             processes resume, and would keep a data set's own from being called.
     """
 
-    def __init__(self, batch_size: int, lengths: Sequence[int], *, seed: int, epoch: Callable[[], int]):
+    def __init__(
+        self, batch_size: int, lengths: Sequence[int], *, together: int = 1, seed: int, epoch: Callable[[], int]
+    ):
         super().__init__(batch_size, lengths=lengths)
-        self.seed, self.epoch = seed, epoch
+        self.together, self.seed, self.epoch = together, seed, epoch
 
     def __iter__(self) -> Iterator[int]:
         self.generator = torch.Generator().manual_seed(self.seed + self.epoch())
-        return super().__iter__()
+        rows, size = list(super().__iter__()), self.batch_size * self.together
+        first, *others = [rows[start : start + size] for start in range(0, len(rows), size)]
+        # What is left over stays at the end, or all batches behind it would be others.
+        left_over = [others.pop()] if others and len(others[-1]) < size else []
+        order = torch.randperm(len(others), generator=self.generator).tolist()
+        return itertools.chain(first, *(others[place] for place in order), *left_over)
 
 
 class KnownLengthsMixin:
@@ -153,6 +166,7 @@ class KnownLengthsMixin:
         return EpochLengthSampler(
             self.args.train_batch_size * self.args.gradient_accumulation_steps,
             lengths,
+            together=self.args.world_size,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             # Within an epoch it is a fraction more; before the first update there is none.
             epoch=lambda: int(self.state.epoch or 0),

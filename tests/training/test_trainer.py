@@ -1,5 +1,6 @@
 """Trainer integration: gradient accumulation, logged terms, averaged weights, freezing."""
 
+import itertools
 import json
 
 import pytest
@@ -173,6 +174,25 @@ def test_rows_grouped_by_length_come_in_an_order_of_seed_and_epoch_alone():
     assert order(6, drawn_before=0) != first
     epoch = 1
     assert order(5, drawn_before=0) != first
+
+
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("count", [200, 203])
+def test_batches_of_similar_lengths_are_shuffled(count, together):
+    lengths = [1 + row * 7 % 100 for row in range(count)]
+    order = list(EpochLengthSampler(4, lengths, together=together, seed=0, epoch=lambda: 0))
+    assert sorted(order) == list(range(count))
+    size = 4 * together
+    batches = [[lengths[row] for row in order[start : start + size]] for start in range(0, count, size)]
+    # The longest row shows at once what memory is needed; the batch that lacks some is the last.
+    assert max(batches[0]) == 100
+    assert len(batches[-1]) == (count % size or size)
+    # By hand: a fourth of the rows is sorted at a time, so that neighbours are a few apart, but for the longest row,
+    # which changed places with another.
+    assert sorted(max(batch) - min(batch) for batch in batches[1:])[len(batches) // 2] < 20
+    # Sorted batches would fall from each to the next, but where one of four parts begins.
+    rises = sum(after[0] > before[0] for before, after in itertools.pairwise(batches))
+    assert rises > len(batches) / 4
 
 
 @pytest.mark.parametrize("step", [4, 6], ids=["between_epochs", "within_an_epoch"])
