@@ -20,6 +20,7 @@ PLAIN_SIGNS = str.maketrans(
 SIGN = re.compile(r"\.\.\.|[-'\"’‘ʼ“”„–—−…]")
 # Marks that a change may bring to a word whose letters it may not change.
 SENTENCE_MARKS = frozenset(".,?!:;'\"")
+ENDS = tuple(".?!")
 # What bytes are decoded to that are no character.
 BROKEN = "\ufffd"
 
@@ -32,6 +33,7 @@ class Limits:
     max_word_edit: float | None
     min_confidence: float | None
     min_spelling_confidence: float | None
+    min_comma_confidence: float | None
     keep: re.Pattern | None
     is_word: Callable[[str], bool] | None = None
 
@@ -113,7 +115,8 @@ def _has_an_empty_side(span: tuple[int, int, int, int]) -> bool:
 def safe_changes(words: Sequence[str], meant: Sequence[str], changes: Sequence[Change], limits: Limits) -> list[Change]:
     """
     Those of the changes to these words that alter nothing that must stay, and are within the limits. Of a change whose
-    letters are not, capitals and marks are made, with the letters of what was `meant` by each word.
+    letters are not, capitals and marks are made, with the letters of what was `meant` by each word. What stands behind
+    a sentence's new end begins with a capital.
     """
     no_spelling = replace(limits, min_spelling_confidence=None)
     source, starts = " ".join(words), [0]
@@ -123,6 +126,7 @@ def safe_changes(words: Sequence[str], meant: Sequence[str], changes: Sequence[C
     kept = []
     for change in itertools.chain.from_iterable(_word_by_word(meant, change) for change in changes):
         start, end = starts[change.start], starts[change.end] - 1
+        change = _without_unsure_commas(source[start:end], change, limits.min_comma_confidence)
         touched = [(max(a, start), min(b, end)) for a, b in protected if a < end and b > start]
         old = sorted(source[a:b] for a, b in touched)
         attempts = [(change, limits)]
@@ -134,7 +138,37 @@ def safe_changes(words: Sequence[str], meant: Sequence[str], changes: Sequence[C
             if protected.issuperset(touched) and old == new and _within(source[start:end], attempt, own_limits):
                 kept.append(attempt)
                 break
-    return kept
+    return with_capitals_behind_ends(words, kept)
+
+
+def _without_unsure_commas(source: str, change: Change, least: float | None) -> Change:
+    """A change without the commas that it adds, where it is less probable than `least`."""
+    if least is None or change.confidence is None or change.confidence >= least or "," in source:
+        return change
+    return replace(change, replacement=change.replacement.replace(",", ""))
+
+
+def with_capitals_behind_ends(words: Sequence[str], changes: Sequence[Change]) -> list[Change]:
+    """
+    Changes to these words, from left to right, and a capital for the word behind each sentence that they end, where it
+    is one of small letters. A capital that is added is as sure as the end before it.
+    """
+    by_start = {change.start: change for change in changes}
+    for change in changes:
+        behind = by_start.get(change.end)
+        if change.end == len(words) or words[change.end - 1].endswith(ENDS) or not change.replacement.endswith(ENDS):
+            continue
+        text = words[change.end] if behind is None else behind.replacement
+        first = text.split()[0]
+        core = first.strip(EDGES)
+        if core.islower() and word_key(core).isalpha() and not protected_strings(first):
+            text = text.replace(core, core[0].upper() + core[1:], 1)
+            by_start[change.end] = (
+                Change(change.end, change.end + 1, text, change.confidence)
+                if behind is None
+                else replace(behind, replacement=text)
+            )
+    return [by_start[start] for start in sorted(by_start)]
 
 
 def _word_by_word(meant: Sequence[str], change: Change) -> list[Change]:
@@ -251,6 +285,7 @@ __all__ = [
     "letters_of",
     "plain_signs",
     "safe_changes",
+    "with_capitals_behind_ends",
     "with_signs_of",
     "without_lone_quotes",
     "without_new_letters",

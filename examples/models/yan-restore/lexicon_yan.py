@@ -28,9 +28,9 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # Words of so few letters have many neighbours, of which a very frequent one is meant or none.
 SHORT = 3
 # Share of all words that this neighbour has at least, and that each of two words has which were written as one.
-VERY_FREQUENT, FREQUENT = 2e-4, 2e-5
+VERY_FREQUENT, FREQUENT = 5e-5, 5e-6
 # A known word is taken for a misspelled one where a neighbour occurs so many times as often.
-RATIO = 3000
+RATIO = 1000
 # How many words behind another its pairs are worth: with fewer, a word's own frequency tells more.
 PRIOR = 20
 # Share of unknown words up to which a text is misspelled, and beyond which it is of another language.
@@ -74,6 +74,26 @@ class Lexicon:
         kept = {pair: count for pair, count in pairs.most_common() if count >= least_pairs and words.keys() >= {*pair}}
         return cls(words, kept)
 
+    @classmethod
+    def from_counts(cls, path: str | os.PathLike) -> "Lexicon":
+        """
+        The words of letters, and pairs of such, in a file with a word or a pair and its count a line, as those of
+        other programs that mend spelling.
+
+        Raises:
+            ValueError: for a file of something else.
+        """
+        found = _parse(Path(path))
+        counts, pairs = Counter(), Counter()
+        for word, count in found.counts.items():
+            counts[word_key(word)] += count
+        for pair, count in found.pairs.items():
+            pairs[tuple(map(word_key, pair))] += count
+        return cls(
+            {word: count for word, count in counts.items() if word.isalpha()},
+            {pair: count for pair, count in pairs.items() if all(map(str.isalpha, pair))},
+        )
+
     @staticmethod
     def from_pretrained(name_or_path: str | os.PathLike, **options) -> "Lexicon | None":
         """
@@ -99,6 +119,14 @@ class Lexicon:
         """The words of both, as often as both hold them."""
         pairs = Counter(self.pairs) + Counter(other.pairs)
         return Lexicon(Counter(self.counts) + Counter(other.counts), pairs, self.least_meant)
+
+    def scaled(self, total: int) -> "Lexicon":
+        """The same words, each as often as texts of `total` words hold it, but once at least; pairs likewise."""
+        share = total / max(self.total, 1)
+        counts, pairs = (
+            {key: max(round(count * share), 1) for key, count in of.items()} for of in (self.counts, self.pairs)
+        )
+        return Lexicon(counts, pairs, self.least_meant)
 
     def with_words(self, words: Iterable[str]) -> "Lexicon":
         """
@@ -231,9 +259,14 @@ class TokenizerWords:
 @functools.lru_cache(maxsize=8)
 def _read(path: Path, modified: int) -> Lexicon:
     """The lexicon in a file, one for all who ask; it is read again when the file was modified."""
+    return _parse(path)
+
+
+def _parse(path: Path) -> Lexicon:
     try:
         found: dict[int, dict] = {1: {}, 2: {}}
-        for line in path.read_text(encoding="utf-8").splitlines():
+        # Files that Windows wrote may begin with a byte order mark.
+        for line in path.read_text(encoding="utf-8-sig").splitlines():
             *words, count = line.split()
             found[len(words)][tuple(words)] = int(count)
         return Lexicon({word: count for (word,), count in found[1].items()}, found[2])

@@ -128,6 +128,7 @@ def restore(
     max_word_edit: float | None = 0.7,
     min_confidence: float | None = None,
     min_spelling_confidence: float | None = 0.8,
+    min_comma_confidence: float | None = 0.6,
     lexicon: str | Lexicon | None = "model",
     keep: str | re.Pattern | None = OTHER_SIGNS,
     window: int | None = None,
@@ -164,6 +165,7 @@ def restore(
             probable token is less probable stays as it was.
         min_spelling_confidence: the same for a change of letters, not of case, marks and spaces alone; without effect
             for a model that tells no confidences.
+        min_comma_confidence: a change that is less probable adds no commas; what else it changes is made.
         lexicon: which words there are. A word that is none, and one typing error away from one, is mended before the
             model reads it (`Lexicon.meant`). A change of letters may write words of the lexicon and words that the
             text holds, as many as there were. Of a piece of another language (`Lexicon.knows`) no letters change.
@@ -187,7 +189,9 @@ def restore(
             options that would cut an answer off or give several.
     """
     _check_parts(model, tokenizer, text, generate_kwargs)
-    limits = Limits(max_edit, max_word_edit, min_confidence, min_spelling_confidence, _pattern(keep))
+    limits = Limits(
+        max_edit, max_word_edit, min_confidence, min_spelling_confidence, min_comma_confidence, _pattern(keep)
+    )
     lexicon, allowed = _find_lexicon(lexicon, model, tokenizer)
     if allowed is not None:
         of_text = {word_key(word) for word in plain_signs(text).split()}
@@ -284,7 +288,8 @@ def _mend(source: str, lexicon: Lexicon | None) -> tuple[str, list[str]]:
 
 def _check(model, tokenizer, limits: Limits, window, overlap, batch_size) -> tuple[int, int]:
     """Window and overlap in tokens."""
-    for name in ("max_edit", "max_word_edit", "min_confidence", "min_spelling_confidence"):
+    shares = ("max_edit", "max_word_edit", "min_confidence", "min_spelling_confidence", "min_comma_confidence")
+    for name in shares:
         if getattr(limits, name) is not None:
             share = "a share between 0 and 1, or None for no limit"
             check_number(name, getattr(limits, name), allowed=lambda x: 0 <= x <= 1, expected=share)
