@@ -16,7 +16,6 @@ from transformers import (
     HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
 )
 
@@ -26,6 +25,7 @@ from modeling_yan.data.loading import select_split
 from modeling_yan.data.tasks import Task, evaluation_rows, load_splits
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
+from modeling_yan.training.trainer import KnownLengthsTrainer
 
 # More different answers than a head is for.
 MOST_LABELS = 200
@@ -97,7 +97,7 @@ def main() -> None:
         )
     if arguments.freeze:
         model.base_model.requires_grad_(False)
-    trainer = Trainer(
+    trainer = KnownLengthsTrainer(
         model=model,
         args=training,
         train_dataset=tokenize(texts, tokenizer, names, task.max_source_length),

@@ -16,7 +16,6 @@ from transformers import (
     HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
 )
 
@@ -25,6 +24,7 @@ from modeling_yan.common.hub import read_tokenizer, readable
 from modeling_yan.data.loading import first_rows, load_data, require_columns, select_split
 from modeling_yan.evaluation.metrics import score_texts
 from modeling_yan.training.runs import finish_run, prepare_run, run_training
+from modeling_yan.training.trainer import KnownLengthsTrainer
 
 # Tokens of the longest answer that is marked.
 LONGEST_ANSWER = 30
@@ -107,7 +107,7 @@ def main() -> None:
     require_columns(rows.column_names, ("question", "context", "answers"), arguments.dataset_name)
     with readable(arguments.encoder):
         model = AutoModelForQuestionAnswering.from_pretrained(arguments.encoder, dtype=torch.float32)
-    trainer = Trainer(
+    trainer = KnownLengthsTrainer(
         model=model,
         args=training,
         train_dataset=mark_answers(rows, tokenizer, arguments.max_source_length),

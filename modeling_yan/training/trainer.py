@@ -120,8 +120,8 @@ class EpochLengthSampler(LengthGroupedSampler):
     Batches of rows of similar lengths, in an order that seed and epoch alone decide: the same in every process,
     whatever each has drawn, and after a resume.
 
-    The batches themselves are shuffled. `LengthGroupedSampler` leaves them sorted, from long to short every 50, so that
-    a model forgets one kind of rows while it learns another. As there, the longest batch comes first, where a want of
+    The batches themselves are shuffled. `LengthGroupedSampler` leaves them sorted, from long to short every 50, which
+    teaches tasks of different lengths one after the other. As there, the longest batch comes first, where a want of
     memory shows at once.
 
     Args:
