@@ -429,6 +429,16 @@ def test_what_stands_behind_a_new_end_of_a_sentence_begins_with_a_capital(words,
     assert found == [Change(place, place + 1, text, 0.9) for place, text in expected.items()]
 
 
+def test_a_capital_behind_a_new_end_alters_nothing_that_must_stay(tokenizer):
+    def end(source):
+        return source.replace("here", "here.")
+
+    assert restored(tokenizer, end, "here я am").text == "here. я am"
+    assert restored(tokenizer, end, "here я am", keep=None).text == "here. Я am"
+    assert restored(tokenizer, end, "here who am", keep="w").text == "here. who am"
+    assert restored(tokenizer, end, "here who am").text == "here. Who am"
+
+
 def test_equal_windows_are_written_once_and_others_together(tokenizer):
     model = FakeModel(tokenizer, sentence)
     text = "\n\n".join(["who is it", "how far", "who is it", "where", "me"])

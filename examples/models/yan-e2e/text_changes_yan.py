@@ -20,6 +20,7 @@ PLAIN_SIGNS = str.maketrans(
 SIGN = re.compile(r"\.\.\.|[-'\"’‘ʼ“”„–—−…]")
 # Marks that a change may bring to a word whose letters it may not change.
 SENTENCE_MARKS = frozenset(".,?!:;'\"")
+# Those of them that end a sentence.
 ENDS = tuple(".?!")
 # What bytes are decoded to that are no character.
 BROKEN = "\ufffd"
@@ -138,7 +139,7 @@ def safe_changes(words: Sequence[str], meant: Sequence[str], changes: Sequence[C
             if protected.issuperset(touched) and old == new and _within(source[start:end], attempt, own_limits):
                 kept.append(attempt)
                 break
-    return with_capitals_behind_ends(words, kept)
+    return with_capitals_behind_ends(words, kept, limits.keep)
 
 
 def _without_unsure_commas(source: str, change: Change, least: float | None) -> Change:
@@ -148,10 +149,12 @@ def _without_unsure_commas(source: str, change: Change, least: float | None) -> 
     return replace(change, replacement=change.replacement.replace(",", ""))
 
 
-def with_capitals_behind_ends(words: Sequence[str], changes: Sequence[Change]) -> list[Change]:
+def with_capitals_behind_ends(
+    words: Sequence[str], changes: Sequence[Change], keep: re.Pattern | None = None
+) -> list[Change]:
     """
     Changes to these words, from left to right, and a capital for the word behind each sentence that they end, where it
-    is one of small letters. A capital that is added is as sure as the end before it.
+    is one of small letters and `keep` holds none of them. A capital that is added is as sure as the end before it.
     """
     by_start = {change.start: change for change in changes}
     for change in changes:
@@ -161,8 +164,10 @@ def with_capitals_behind_ends(words: Sequence[str], changes: Sequence[Change]) -
         text = words[change.end] if behind is None else behind.replacement
         first = text.split()[0]
         core = first.strip(EDGES)
-        if core.islower() and word_key(core).isalpha() and not protected_strings(first):
-            text = text.replace(core, core[0].upper() + core[1:], 1)
+        capital = core[:1].upper() + core[1:]
+        small = core.islower() and word_key(core).isalpha() and not protected_strings(first)
+        if small and _keeps(keep, core, capital):
+            text = text.replace(core, capital, 1)
             by_start[change.end] = (
                 Change(change.end, change.end + 1, text, change.confidence)
                 if behind is None
@@ -201,6 +206,12 @@ def _with_letters_of(word: str, replacement: str) -> str:
     return before + (core[0].upper() + core[1:] if new[0].isupper() else core) + after
 
 
+def _keeps(keep: re.Pattern | None, source: str, replacement: str) -> bool:
+    """Whether both hold the same strings of `keep`."""
+    before, after = (sorted(match[0] for match in keep.finditer(x)) if keep else [] for x in (source, replacement))
+    return before == after
+
+
 def _within(source: str, change: Change, limits: Limits) -> bool:
     if change.replacement == source:
         return False
@@ -208,10 +219,8 @@ def _within(source: str, change: Change, limits: Limits) -> bool:
         return False
     if change.replacement.count(BROKEN) > source.count(BROKEN):
         return False
-    if limits.keep is not None:
-        before, after = (sorted(match[0] for match in limits.keep.finditer(x)) for x in (source, change.replacement))
-        if before != after:
-            return False
+    if not _keeps(limits.keep, source, change.replacement):
+        return False
     letters = [letters_of(x) for x in (source, change.replacement)]
     if not letters[0]:
         # A dash or a list's mark between words.
